@@ -1,0 +1,318 @@
+#define _GNU_SOURCE
+#include "network.h"
+
+#include "connections.h"
+#include "relay.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/neighbour.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* What the card has now; zeros when it has none. */
+static struct {
+	struct in_addr address, gateway;
+	int index;
+} own;
+
+/* The card, once it was found. A fork has its parent's, with another MAC. */
+static struct {
+	int index;
+	char name[IF_NAMESIZE];
+} card;
+
+/* Requests that go to the kernel together; it answers each, in order, and goes on after an error. */
+struct batch {
+	size_t used, count;
+	struct {
+		const char *step;
+		int forgiven; /* an error that means: it is so already */
+	} requests[8];
+	char data[1024] __attribute__((aligned(8)));
+};
+
+static struct nlmsghdr *last; /* the request that is being built */
+
+static void begin(struct batch *batch, const char *step, int forgiven, int type, int flags, const void *family, size_t size)
+{
+	batch->requests[batch->count].step = step;
+	batch->requests[batch->count].forgiven = forgiven;
+	batch->count++;
+	last = (void *)(batch->data + batch->used);
+	*last = (struct nlmsghdr){
+		.nlmsg_len = NLMSG_LENGTH(size),
+		.nlmsg_type = type,
+		.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | flags,
+	};
+	memcpy(NLMSG_DATA(last), family, size);
+	batch->used += NLMSG_ALIGN(last->nlmsg_len);
+}
+
+static void add(struct batch *batch, int type, const void *data, size_t size)
+{
+	struct rtattr *attribute = (void *)((char *)last + NLMSG_ALIGN(last->nlmsg_len));
+	attribute->rta_type = type;
+	attribute->rta_len = RTA_LENGTH(size);
+	memcpy(RTA_DATA(attribute), data, size);
+	last->nlmsg_len = NLMSG_ALIGN(last->nlmsg_len) + RTA_ALIGN(attribute->rta_len);
+	batch->used = (char *)last + NLMSG_ALIGN(last->nlmsg_len) - batch->data;
+}
+
+/* The kernel's acknowledgement of one request, which is there at once. */
+static int acknowledged(int fd)
+{
+	struct {
+		struct nlmsghdr header;
+		struct nlmsgerr error;
+		char rest[512];
+	} answer;
+	if (recv(fd, &answer, sizeof answer, 0) < 0)
+		return errno;
+	return answer.header.nlmsg_type == NLMSG_ERROR ? -answer.error.error : EIO;
+}
+
+/* Returns 0, or the first errno that is not forgiven and its step. */
+static int perform(const struct batch *batch, const char **step)
+{
+	int first = 0;
+	*step = "network";
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	if (fd < 0 || send(fd, batch->data, batch->used, 0) < 0)
+		first = errno;
+	for (size_t i = 0; fd >= 0 && i < batch->count && !first; i++) {
+		int error = acknowledged(fd);
+		if (error && error != batch->requests[i].forgiven) {
+			first = error;
+			*step = batch->requests[i].step;
+		}
+	}
+	if (fd >= 0)
+		close(fd);
+	return first;
+}
+
+static void link_up(struct batch *batch, int index, const uint8_t *mac, unsigned mtu)
+{
+	struct ifinfomsg link = {.ifi_index = index, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
+	begin(batch, "network card", 0, RTM_NEWLINK, 0, &link, sizeof link);
+	if (mac)
+		add(batch, IFLA_ADDRESS, mac, 6);
+	if (mtu)
+		add(batch, IFLA_MTU, &mtu, sizeof mtu);
+}
+
+/* The address with prefix length 32: nothing is on the link but the gateway. */
+static void change_address(struct batch *batch, int type, int index, struct in_addr address)
+{
+	struct ifaddrmsg family = {
+		.ifa_family = AF_INET, .ifa_prefixlen = 32, .ifa_index = index,
+		.ifa_scope = index == 1 ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE,
+	};
+	if (type == RTM_NEWADDR)
+		begin(batch, "network address", EEXIST, type, NLM_F_CREATE | NLM_F_REPLACE, &family, sizeof family);
+	else
+		begin(batch, "network address before", EADDRNOTAVAIL, type, 0, &family, sizeof family);
+	add(batch, IFA_LOCAL, &address, sizeof address);
+	add(batch, IFA_ADDRESS, &address, sizeof address);
+}
+
+static void change_neighbour(struct batch *batch, int type, int index, struct in_addr address, const uint8_t *mac)
+{
+	struct ndmsg neighbour = {.ndm_family = AF_INET, .ndm_ifindex = index, .ndm_state = NUD_PERMANENT};
+	if (type == RTM_NEWNEIGH)
+		begin(batch, "gateway", 0, type, NLM_F_CREATE | NLM_F_REPLACE, &neighbour, sizeof neighbour);
+	else
+		begin(batch, "gateway before", ENOENT, type, 0, &neighbour, sizeof neighbour);
+	add(batch, NDA_DST, &address, sizeof address);
+	if (mac)
+		add(batch, NDA_LLADDR, mac, 6);
+}
+
+static void add_default_route(struct batch *batch, int index, struct in_addr gateway, struct in_addr source)
+{
+	struct rtmsg route = {
+		.rtm_family = AF_INET, .rtm_table = RT_TABLE_MAIN, .rtm_protocol = RTPROT_BOOT,
+		.rtm_scope = RT_SCOPE_UNIVERSE, .rtm_type = RTN_UNICAST, .rtm_flags = RTNH_F_ONLINK,
+	};
+	begin(batch, "default route", 0, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &route, sizeof route);
+	add(batch, RTA_GATEWAY, &gateway, sizeof gateway);
+	add(batch, RTA_PREFSRC, &source, sizeof source);
+	add(batch, RTA_OIF, &index, sizeof index);
+}
+
+static bool parse_mac(const char *text, uint8_t mac[6])
+{
+	unsigned part[6];
+	char rest;
+	if (text == NULL ||
+	    sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &part[0], &part[1], &part[2], &part[3], &part[4], &part[5], &rest) != 6)
+		return false;
+	for (int i = 0; i < 6; i++)
+		mac[i] = part[i];
+	return true;
+}
+
+/* The first interface that is not lo; a context has one card. */
+static void find_card(void)
+{
+	struct if_nameindex *all = if_nameindex();
+	for (struct if_nameindex *one = all; one && one->if_index; one++)
+		if (!card.index && one->if_index != 1 && strlen(one->if_name) < IF_NAMESIZE) {
+			card.index = (int)one->if_index;
+			strcpy(card.name, one->if_name);
+		}
+	if (all)
+		if_freenameindex(all);
+}
+
+/* Contexts have IPv4 only; without this the card would send router solicitations to nobody. */
+static void disable_ipv6(void)
+{
+	char path[128];
+	snprintf(path, sizeof path, "/proc/sys/net/ipv6/conf/%s/disable_ipv6", card.name);
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	ssize_t ignored = write(fd, "1", 1);
+	(void)ignored;
+	close(fd);
+}
+
+/* The card wakes here, in a template, for that costs some milliseconds; without an address it says nothing. */
+int network_prepare(const char **step)
+{
+	struct batch batch = {0};
+	struct in_addr ours;
+	int lo = (int)if_nametoindex("lo");
+	find_card();
+	inet_pton(AF_INET, OWN_ADDRESS, &ours);
+	/* the kernel itself puts 127.0.0.1/8 on lo when it comes up */
+	link_up(&batch, lo, NULL, 0);
+	change_address(&batch, RTM_NEWADDR, lo, ours);
+	if (card.index) {
+		disable_ipv6();
+		link_up(&batch, card.index, NULL, 0);
+	}
+	return perform(&batch, step);
+}
+
+struct settings {
+	struct in_addr address, gateway;
+	uint8_t mac[6], gateway_mac[6];
+	unsigned mtu;
+};
+
+static bool parse_settings(const struct params *params, struct settings *settings)
+{
+	const char *gateway = params_get(params, "gateway");
+	settings->mtu = (unsigned)params_number(params, "mtu", 576, 65535, 1500);
+	return inet_pton(AF_INET, params_get(params, "address"), &settings->address) == 1 && gateway &&
+	       inet_pton(AF_INET, gateway, &settings->gateway) == 1 && parse_mac(params_get(params, "mac"), settings->mac) &&
+	       parse_mac(params_get(params, "gateway_mac"), settings->gateway_mac);
+}
+
+/* What it would say of itself to the world: its MAC, and the address that a datagram to anywhere leaves from (none is
+ * sent). Returns 0 or an errno. */
+static int read_back(const struct settings *settings)
+{
+	struct sockaddr_in anywhere = {.sin_family = AF_INET, .sin_port = htons(9)}, from;
+	struct ifreq request = {0};
+	socklen_t size = sizeof from;
+	inet_pton(AF_INET, "192.0.2.1", &anywhere.sin_addr); /* TEST-NET-1 of RFC 5737 */
+	strcpy(request.ifr_name, card.name);
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return errno;
+	int error = ioctl(fd, SIOCGIFHWADDR, &request) != 0 || connect(fd, (struct sockaddr *)&anywhere, sizeof anywhere) != 0 ||
+	                    getsockname(fd, (struct sockaddr *)&from, &size) != 0
+	                ? errno
+	                : 0;
+	close(fd);
+	if (error)
+		return error;
+	bool same = from.sin_addr.s_addr == settings->address.s_addr && memcmp(request.ifr_hwaddr.sa_data, settings->mac, 6) == 0;
+	return same ? 0 : EIO;
+}
+
+static bool has_mac(const uint8_t mac[6])
+{
+	struct ifreq request = {0};
+	strcpy(request.ifr_name, card.name);
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool same = fd >= 0 && ioctl(fd, SIOCGIFHWADDR, &request) == 0 && memcmp(request.ifr_hwaddr.sa_data, mac, 6) == 0;
+	if (fd >= 0)
+		close(fd);
+	return same;
+}
+
+/* First the address goes, with it every route that used it: from then on no socket can send as who we were. */
+static void leave_behind(struct batch *batch, struct in_addr next_gateway)
+{
+	if (own.address.s_addr)
+		change_address(batch, RTM_DELADDR, own.index, own.address);
+	if (own.gateway.s_addr && own.gateway.s_addr != next_gateway.s_addr)
+		change_neighbour(batch, RTM_DELNEIGH, own.index, own.gateway, NULL);
+}
+
+static int end_connections(struct in_addr address)
+{
+	if (address.s_addr == 0)
+		return 0;
+	int error = connections_destroy(address);
+	return error == ENOENT || error == EOPNOTSUPP || error == EPROTONOSUPPORT ? 0 : error;
+}
+
+static int lose_network(const char **step)
+{
+	struct batch batch = {0};
+	struct in_addr before = own.address, none = {0};
+	leave_behind(&batch, none);
+	int error = batch.count ? perform(&batch, step) : 0;
+	if (error)
+		return error;
+	memset(&own, 0, sizeof own);
+	*step = "connections before";
+	return end_connections(before);
+}
+
+int network_replace(const struct params *params, const char **step)
+{
+	struct settings settings;
+	struct batch batch = {0};
+	struct in_addr before = own.address;
+	if (params_get(params, "address") == NULL)
+		return lose_network(step);
+	*step = "network settings";
+	if (!parse_settings(params, &settings))
+		return EINVAL;
+	*step = "network card";
+	if (!card.index)
+		find_card();
+	int index = card.index;
+	if (index == 0)
+		return ENODEV;
+	leave_behind(&batch, settings.gateway);
+	link_up(&batch, index, has_mac(settings.mac) ? NULL : settings.mac, settings.mtu);
+	change_address(&batch, RTM_NEWADDR, index, settings.address);
+	change_neighbour(&batch, RTM_NEWNEIGH, index, settings.gateway, settings.gateway_mac);
+	add_default_route(&batch, index, settings.gateway, settings.address);
+	int error = perform(&batch, step);
+	if (error)
+		return error;
+	own.address = settings.address;
+	own.gateway = settings.gateway;
+	own.index = index;
+	*step = "connections before";
+	if ((error = end_connections(before)))
+		return error;
+	*step = "network read back";
+	return read_back(&settings);
+}
