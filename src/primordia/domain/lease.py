@@ -1,0 +1,213 @@
+"""Holding one key of the engine under a lease, as a pure state machine: it takes `now` and says what to do next.
+
+Two parts hold keys so: the supervisor its node's, the controllers' leader its office. The key's create revision names one
+life of the holder, so a transaction that compares it is refused once that life is over, whatever the holder believes.
+
+All times are seconds on CLOCK_BOOTTIME, which counts suspend; no wall clock decides anything. The lease counts from the
+moment *before* the last acknowledged request was sent, because the engine's own count begins later than that. Nothing
+else extends it.
+
+Invariant: whoever acts as the holder only while `holds` is true stops before the engine can give the key to another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+LEASES = "/primordia/leases/"
+
+
+def lease_key(node: str) -> str:
+    """The key that a node holds while it lives."""
+    return LEASES + node
+
+
+@dataclass(frozen=True)
+class LeaseTimings:
+    """All timings of leases, in seconds, in one place. Unsafe ones are refused at construction (ValueError)."""
+
+    ttl_s: int = 6
+    """What the engine grants: whoever says nothing for so long has lost the key."""
+
+    renew_every_s: float = 1.0
+    """Leaves several tries in the lease."""
+
+    request_timeout_s: float = 0.5
+    """Bounds one try, so that a stalled server costs a try and not the lease."""
+
+    deadline_s: float = 4.0
+    """So long after the last acknowledged renewal the holder must take its own lease for doubtful."""
+
+    check_every_s: float = 10.0
+    """How often the holder looks whether the key is still its own: a lease may outlive its key by an operator's hand."""
+
+    refused_every_s: float = 5.0
+    """How often one that found the key taken looks again."""
+
+    def __post_init__(self) -> None:
+        for name in ("ttl_s", "renew_every_s", "request_timeout_s", "deadline_s", "check_every_s", "refused_every_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"lease timings: {name} must be above 0 s")
+        if self.deadline_s + self.renew_every_s + self.request_timeout_s > self.ttl_s:
+            raise ValueError(
+                f"lease timings: deadline_s ({self.deadline_s:g}) + renew_every_s ({self.renew_every_s:g}) + "
+                f"request_timeout_s ({self.request_timeout_s:g}) must not be above ttl_s ({self.ttl_s:g})"
+            )
+        if self.renew_every_s + 2 * self.request_timeout_s > self.deadline_s:
+            raise ValueError(
+                f"lease timings: deadline_s ({self.deadline_s:g}) must leave room for a period and two tries "
+                f"({self.renew_every_s + 2 * self.request_timeout_s:g})"
+            )
+
+
+# ---------------------------------------------------------------- what to do
+
+
+@dataclass(frozen=True)
+class Look:
+    """Read the key."""
+
+
+@dataclass(frozen=True)
+class Grant:
+    """Ask for a new lease of `ttl_s` seconds."""
+
+    ttl_s: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Put the key under the lease if nobody has it, else read it; one transaction."""
+
+    lease: int
+
+
+@dataclass(frozen=True)
+class Renew:
+    """Keep the lease alive."""
+
+    lease: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do before `until`."""
+
+    until: float
+
+
+Action = Look | Grant | Claim | Renew | Wait
+
+
+# ---------------------------------------------------------------- what came of it
+
+
+@dataclass(frozen=True)
+class Free:
+    """The key is not there."""
+
+
+@dataclass(frozen=True)
+class Mine:
+    """The key is there and ours, under `lease`: just claimed, or found."""
+
+    lease: int
+    create_revision: int
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The key is there and another's; `holder` names it for people."""
+
+    holder: str
+
+
+@dataclass(frozen=True)
+class Granted:
+    lease: int
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """The lease was kept alive."""
+
+
+@dataclass(frozen=True)
+class Gone:
+    """The engine does not know the lease."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """No answer, or none that can be used: it may have been done or not. `why` is a sentence."""
+
+    why: str
+
+
+Outcome = Free | Mine | Taken | Granted | Renewed | Gone | Failed
+
+
+# ---------------------------------------------------------------- the machine
+
+_FIRST_RETRY_S = 0.05
+
+
+@dataclass(frozen=True)
+class LeaseState:
+    """What the holder knows. `create_revision` 0 is no key; `acked_s` is None before the first acknowledgement."""
+
+    lease: int = 0
+    create_revision: int = 0
+    acked_s: float | None = None
+    looked_s: float | None = None
+    next_s: float = 0.0
+    free: bool = False
+    failures: int = 0
+    taken_by: str = ""
+    trouble: str = ""
+
+
+def decide(state: LeaseState, timings: LeaseTimings, now: float) -> Action:
+    """The next action."""
+    if now < state.next_s:
+        return Wait(state.next_s)
+    if state.create_revision:
+        due = state.looked_s is None or now - state.looked_s >= timings.check_every_s
+        return Look() if due else Renew(state.lease)
+    if state.lease:
+        return Claim(state.lease)
+    return Grant(timings.ttl_s) if state.free else Look()
+
+
+def after(state: LeaseState, timings: LeaseTimings, outcome: Outcome, sent: float, now: float) -> LeaseState:
+    """The state after an action that was begun at `sent` and ended with `outcome` at `now`."""
+    if isinstance(outcome, Failed):
+        pause = min(timings.request_timeout_s, _FIRST_RETRY_S * 2.0 ** min(state.failures, 10))
+        return replace(state, next_s=max(now, sent + pause), failures=state.failures + 1, trouble=outcome.why)
+    if isinstance(outcome, Taken):
+        return LeaseState(next_s=now + timings.refused_every_s, taken_by=outcome.holder)
+    if isinstance(outcome, Free):
+        return LeaseState(free=True)
+    if isinstance(outcome, Gone):
+        return LeaseState()
+    calm = replace(state, failures=0, trouble="", taken_by="", free=False)
+    if isinstance(outcome, Granted):
+        return replace(calm, lease=outcome.lease, acked_s=sent)
+    if isinstance(outcome, Renewed):
+        return replace(calm, acked_s=sent, next_s=sent + timings.renew_every_s)
+    # Ours. Under another lease than we thought, nothing is known of when it was renewed last.
+    acked_s = state.acked_s if outcome.lease == state.lease else None
+    return replace(calm, lease=outcome.lease, create_revision=outcome.create_revision, acked_s=acked_s, looked_s=now)
+
+
+def deadline(state: LeaseState, timings: LeaseTimings) -> float | None:
+    """When the lease becomes doubtful, if nothing renews it; None while there is no key or no acknowledgement."""
+    if not state.create_revision or state.acked_s is None:
+        return None
+    return state.acked_s + timings.deadline_s
+
+
+def holds(state: LeaseState, timings: LeaseTimings, now: float) -> bool:
+    """Whether the key is certainly held."""
+    end = deadline(state, timings)
+    return end is not None and now < end
