@@ -1,0 +1,51 @@
+"""Verdicts into conditions: the time of the last transition moves only when the status does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from primordia.domain.conditions import Verdict
+from primordia.wire.meta import Condition
+
+
+def merge(before: tuple[Condition, ...], verdicts: Iterable[Verdict], now: str, generation: int = 0) -> tuple[Condition, ...]:
+    """The conditions after these verdicts, in the verdicts' order; a type without a verdict is dropped.
+
+    `now` is RFC 3339; `generation` is the spec's that was judged.
+    """
+    known = {condition.type: condition for condition in before}
+    return tuple(_merge_one(known.get(verdict.type), verdict, now, generation) for verdict in verdicts)
+
+
+def find(conditions: Iterable[Condition], kind: str) -> Condition | None:
+    """The condition of that type."""
+    return next((condition for condition in conditions if condition.type == kind), None)
+
+
+def holds(conditions: Iterable[Condition], kind: str) -> bool:
+    """Whether the condition is there and True."""
+    found = find(conditions, kind)
+    return found is not None and found.status == "True"
+
+
+def is_silent(conditions: Iterable[Condition]) -> bool:
+    """Whether these, a Node's, say that nothing is known of it, because its lease has ended."""
+    found = find(conditions, "Ready")
+    return found is not None and found.status == "Unknown"
+
+
+def _merge_one(before: Condition | None, verdict: Verdict, now: str, generation: int) -> Condition:
+    moved = before is None or before.status != verdict.status
+    fresh = Condition(
+        type=verdict.type,
+        status=verdict.status,
+        reason=verdict.reason,
+        message=verdict.message,
+        last_transition_time=now,
+        observed_generation=generation,
+    )
+    if moved or before is None:
+        return fresh
+    return msgspec.structs.replace(fresh, last_transition_time=before.last_transition_time)

@@ -1,0 +1,193 @@
+"""A delta as a stream of bytes, from one node to another. Both ends are strangers to each other until the last byte fits.
+
+    "primdlt1"  u32 length of the header  header (JSON: the delta, and how many of its bytes are left out at the front)
+    then frames: u8 kind  u64 offset  u32 length  u32 payload's length  payload
+    and last: u8 255  BLAKE3 over everything before it
+
+Numbers are little-endian. A frame is the next part of the delta's ranges, at most LARGEST_PIECE bytes: zeros without a
+payload, the bytes themselves, or those bytes compressed by zstd (RFC 8878), each frame for itself, so that a lost link
+costs no more than the frame it broke. Nothing is unpacked that does not say first how large it is and keep to that: a few
+bytes never become more than one piece. What does not fit raises InvalidError, and the reader is of no use from there on.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+import zstandard
+from blake3 import blake3
+
+from primordia.domain import ranges as spans
+from primordia.domain.ranges import Cover, Range
+from primordia.domain.snapshots import Delta, check_words
+from primordia.kit.errors import InvalidError
+
+CONTENT_TYPE = "application/vnd.primordia.delta"
+LARGEST_PIECE = 1 << 20
+LARGEST_HEADER = 32 << 20
+LARGEST_DISK = 1 << 46
+_MAGIC = b"primdlt1"
+_LENGTH = struct.Struct("<I")
+_FRAME = struct.Struct("<BQII")
+_ZEROS, _PLAIN, _ZSTD, _END = 0, 1, 2, 255
+_HASH_BYTES = 32
+_LEVEL = 1
+_LARGEST_WINDOW = 8 << 20
+_WORTH = 64
+"""Bytes that compressing must save: less is not worth unpacking."""
+
+
+class Part(NamedTuple):
+    """The next bytes of a delta; no data where all of them are zero."""
+
+    range: Range
+    data: bytes
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a stream holds: of the delta's ranges, in order, everything but the first `begin` bytes."""
+
+    delta: Delta
+    begin: int = 0
+
+
+class DeltaWriter:
+    """Makes one stream: `header`, then `part` for each part in order, then `end`."""
+
+    def __init__(self) -> None:
+        self._digest = blake3()
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False)
+
+    def header(self, delta: Delta, begin: int = 0) -> bytes:
+        """The first bytes."""
+        content = msgspec.json.encode(Header(delta, begin))
+        return self._counted(_MAGIC + _LENGTH.pack(len(content)) + content)
+
+    def part(self, part: Part) -> bytes:
+        """One frame."""
+        kind, payload = _PLAIN if part.data else _ZEROS, part.data
+        if len(part.data) > _WORTH:
+            small = self._compressor.compress(part.data)
+            if len(small) + _WORTH <= len(part.data):
+                kind, payload = _ZSTD, small
+        return self._counted(_FRAME.pack(kind, part.range.offset, part.range.length, len(payload)) + payload)
+
+    def end(self) -> bytes:
+        """The last bytes."""
+        return self._counted(bytes([_END])) + self._digest.digest()
+
+    def _counted(self, data: bytes) -> bytes:
+        self._digest.update(data)
+        return data
+
+
+class DeltaReader:
+    """Takes one stream apart, in whatever pieces it comes. `header` is there as soon as it has arrived whole."""
+
+    def __init__(self) -> None:
+        self.header: Header | None = None
+        self.finished = False
+        self._rest = bytearray()
+        self._digest = blake3()
+        self._cover = Cover(())
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
+
+    def feed(self, data: bytes) -> Iterator[Part]:
+        """The parts that are whole now. InvalidError for what cannot be; nothing may be believed before `close`."""
+        self._rest += data
+        if self.header is None and not self._read_header():
+            return
+        at = 0
+        try:
+            while not self.finished and (step := self._frame(at)) is not None:
+                at, part = step
+                if part is not None:
+                    yield part
+        finally:
+            del self._rest[:at]
+        if self.finished and self._rest:
+            raise InvalidError("delta", "something follows its end")
+
+    def close(self) -> None:
+        """The stream has ended. InvalidError when that was before its end."""
+        if not self.finished:
+            raise InvalidError("delta", "the stream ends before the delta does")
+
+    def _read_header(self) -> bool:
+        begin = len(_MAGIC) + _LENGTH.size
+        if self._rest[: len(_MAGIC)] != _MAGIC[: len(self._rest)]:
+            raise InvalidError("delta", "this is no delta, or one of another version")
+        if len(self._rest) < begin:
+            return False
+        (length,) = _LENGTH.unpack_from(self._rest, len(_MAGIC))
+        if length > LARGEST_HEADER:
+            raise InvalidError("delta", f"a header of {length} bytes is too large")
+        if len(self._rest) < begin + length:
+            return False
+        self.header = _decoded(bytes(self._rest[begin : begin + length]))
+        self._cover = Cover(spans.skip(self.header.delta.ranges, self.header.begin))
+        self._digest.update(self._rest[: begin + length])
+        del self._rest[: begin + length]
+        return True
+
+    def _frame(self, at: int) -> tuple[int, Part | None] | None:
+        """What stands at `at`, and where it ends; None while it is not whole."""
+        if len(self._rest) > at and self._rest[at] == _END:
+            return self._end(at)
+        if len(self._rest) < at + _FRAME.size:
+            return None
+        kind, offset, length, packed = _FRAME.unpack_from(self._rest, at)
+        _check_frame(kind, length, packed)
+        end = at + _FRAME.size + packed
+        if len(self._rest) < end:
+            return None
+        self._digest.update(memoryview(self._rest)[at:end].tobytes())
+        payload = bytes(self._rest[at + _FRAME.size : end])
+        data = self._unpacked(payload, length) if kind == _ZSTD else payload
+        where = Range(offset, length)
+        self._cover.take(where, len(data))
+        return end, Part(where, data)
+
+    def _end(self, at: int) -> tuple[int, None] | None:
+        if len(self._rest) < at + 1 + _HASH_BYTES:
+            return None
+        self._cover.finish()
+        self._digest.update(bytes([_END]))
+        if bytes(self._rest[at + 1 : at + 1 + _HASH_BYTES]) != self._digest.digest():
+            raise InvalidError("delta", "it was damaged on its way")
+        self.finished = True
+        return at + 1 + _HASH_BYTES, None
+
+    def _unpacked(self, payload: bytes, length: int) -> bytes:
+        """The bytes of a compressed payload, which must say that they are exactly so many."""
+        try:
+            said = zstandard.get_frame_parameters(payload)
+            if said.content_size != length or said.dict_id:
+                raise InvalidError("delta", f"{length} bytes are announced, and the frame holds another number")
+            data = self._decompressor.decompress(payload, max_output_size=length, allow_extra_data=False)
+        except (zstandard.ZstdError, MemoryError) as error:
+            raise InvalidError("delta", "a frame cannot be unpacked") from error
+        if len(data) != length:
+            raise InvalidError("delta", "a frame holds less than it says")
+        return data
+
+
+def _check_frame(kind: int, length: int, packed: int) -> None:
+    fits = {_ZEROS: packed == 0, _PLAIN: packed == length, _ZSTD: 0 < packed < length}.get(kind, False)
+    if not fits or not 0 < length <= LARGEST_PIECE:
+        raise InvalidError("delta", f"a frame of kind {kind} with {length} bytes in {packed} cannot be")
+
+
+def _decoded(content: bytes) -> Header:
+    """The header, if an honest sender can have written it."""
+    try:
+        header = msgspec.json.decode(content, type=Header)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise InvalidError("delta", "its header cannot be read") from error
+    check_words(header.delta, LARGEST_DISK)
+    if not 0 <= header.begin <= spans.total(header.delta.ranges):
+        raise InvalidError("delta", f"it begins {header.begin} bytes behind its beginning, where it has ended")
+    return header
