@@ -1,0 +1,1 @@
+"""The contexts port over the API of the node that runs the context."""

@@ -1,0 +1,1 @@
+"""The volumes port on a btrfs pool."""

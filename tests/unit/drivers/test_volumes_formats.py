@@ -1,0 +1,93 @@
+"""The btrfs body's formats and parsers, and what it makes of damage."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from primordia.domain.ranges import Range
+from primordia.domain.snapshots import CHUNK_BYTES, Delta, Manifest
+from primordia.drivers.volumes_btrfs import health, ioctl, pool, records
+from primordia.drivers.volumes_btrfs.records import DamagedError, JournalWriter, Record, Restoring
+from primordia.kit.errors import UnsupportedError
+from primordia.ports.volumes import Piece
+
+MANIFEST = Manifest("a", 1, 1, "", CHUNK_BYTES, 1.5, (Range(0, 4096), Range(8192, 4096)), "0" * 64)
+MOUNTINFO = """\
+22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+90 22 0:50 / /var/lib/primordia/a\\040b/pool rw,noatime shared:9 - btrfs /dev/loop3 rw,space_cache=v2
+91 22 0:51 / /home rw - btrfs /dev/sdb1 rw
+92 22 0:52 / /srv rw - btrfs /dev/loop4 rw
+"""
+
+
+def test_records_come_back_or_are_damaged(tmp_path: Path) -> None:
+    record = Record("a", 3, 7, Restoring(2, 8))
+    assert records.decode(records.encode(record), Record, tmp_path) == record
+    content = records.encode(MANIFEST)
+    assert records.decode(content, Manifest, tmp_path) == MANIFEST
+    for at in range(len(content) - 1):
+        flipped = content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
+        with pytest.raises(DamagedError):
+            records.decode(flipped, Manifest, tmp_path)
+    with pytest.raises(DamagedError):
+        records.decode(b"", Manifest, tmp_path)
+
+
+def test_a_journal_comes_back_or_is_damaged(tmp_path: Path) -> None:
+    path, pieces = tmp_path / "journal", [Piece(Range(0, 4096), b"x" * 4096), Piece(Range(8192, 4096), b"")]
+    writer = JournalWriter(path, Delta(MANIFEST, "", MANIFEST.changed))
+    for piece in pieces:
+        writer.append(piece)
+    writer.finish()
+    assert records.read_header(path).manifest == MANIFEST
+    assert list(records.read_journal(path)) == pieces
+    whole = path.read_bytes()
+    for at in (*range(0, len(whole), 97), len(whole) - 1):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DamagedError):
+            list(records.read_journal(path))
+        path.write_bytes(whole[:at])
+        with pytest.raises(DamagedError):
+            list(records.read_journal(path))
+
+
+def test_extents_of_an_answer() -> None:
+    buffer = ioctl.search_request(257, 0, 10)
+    assert len(buffer) > 65536
+    struct.pack_into("<I", buffer, 64, 3)  # nr_items
+    at = 112
+    for offset, written, address in ((0, 11, 1000), (4096, 9, 1000), (8192, 12, 0)):
+        struct.pack_into("<QQQII", buffer, at, 12, 257, offset, 108, 53)
+        struct.pack_into("<QQBBHBQQQQ", buffer, at + 32, written, 4096, 0, 0, 0, 1, address, 4096, 0, 4096)
+        at += 32 + 53
+    found, last = ioctl.parse_extents(buffer, 10)
+    assert found == [ioctl.Extent(0, 4096, False), ioctl.Extent(8192, 4096, True)]
+    assert last == 8192
+    struct.pack_into("<I", buffer, 64, 0)
+    assert ioctl.parse_extents(buffer, 10) == ([], None)
+
+
+def test_our_mounts_are_told_from_others() -> None:
+    loops = {"/dev/loop3": "/data/s/pool.btrfs", "/dev/loop4": "/somebody/else.img"}
+    (ours,) = pool.pool_mounts(MOUNTINFO, loops)
+    assert ours == pool.PoolMount(Path("/var/lib/primordia/a b/pool"), "/dev/loop3", Path("/data/s/pool.btrfs"))
+    assert len(pool.btrfs_mounts(MOUNTINFO)) == 3
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(UnsupportedError, match="kernel"):
+        pool.require_btrfs("nodev\tproc\n\text4\n", "/sbin/mkfs.btrfs")
+    with pytest.raises(UnsupportedError, match="apt install btrfs-progs"):
+        pool.require_btrfs("\tbtrfs\n", None)
+    pool.require_btrfs("nodev\tproc\n\tbtrfs\n", "/sbin/mkfs.btrfs")
+
+
+def test_device_errors_are_told() -> None:
+    text = "write_errs 0\nread_errs 2\nflush_errs 0\ncorruption_errs 1\ngeneration_errs 0\n"
+    assert health.device_problems("1", text) == [
+        "Device 1 of the pool counted 2 read errors.",
+        "Device 1 of the pool counted 1 corruption errors.",
+    ]
