@@ -1,0 +1,91 @@
+"""What one node does for the whole soup while it leads, and nobody else meanwhile.
+
+All of it writes through a store whose every transaction compares the leadership's key, so that a leader that was deposed
+without knowing it writes nothing. It begins with caches that are as new as the leadership: the last leader's writes came
+before it, and a placement that was not seen would be made twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Callable
+
+from primordia.control.main import Controllers
+from primordia.control.nodes import NodeMonitor
+from primordia.control.owners import settle_owners
+from primordia.kit.clock import Clock
+from primordia.kit.errors import PrimordiaError
+from primordia.kit.ids import new_uid
+from primordia.ports.store import Compare, Store
+from primordia.registry.events import EventRecorder
+from primordia.registry.guarded import GuardedStore
+from primordia.registry.informers import Informers
+from primordia.registry.leader import Leader
+from primordia.registry.registry import Registry
+from primordia.wire.resources import Context, Lifeform, Node, Volume
+
+OFFICE = "controllers"
+_RETRY_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class Leading:
+    """This node's part in the soup's leadership. The owner runs `informers` and `events`.
+
+    `incarnation` tells this node's run folder and boot from any other, empty where it is not known. `new_uid` and `rng` are
+    for those who want a run to be repeatable.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        informers: Informers,
+        clock: Clock,
+        events: EventRecorder,
+        node: str,
+        incarnation: str,
+        *,
+        new_uid: Callable[[], str] = new_uid,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._new_uid = new_uid
+        self._rng = rng or random.Random()
+        self._store = store
+        self._informers = informers
+        self._clock = clock
+        self._events = events
+        for kind in (Lifeform, Context, Node, Volume):
+            informers.of(kind)
+        self.leader = Leader(store, clock, OFFICE, f"{node}/{incarnation or secrets.token_hex(8)}")
+
+    async def run(self) -> None:
+        """Lead whenever it is our turn, until cancelled; then resign."""
+        await self._informers.synced()
+        await self.leader.run(self._lead)
+
+    async def _lead(self, guard: Compare) -> None:
+        registry = Registry(GuardedStore(self._store, [guard]), self._clock, new_uid=self._new_uid)
+        await self._prepare(registry)
+        controllers = Controllers(registry, self._informers, self._clock, self._events, rng=self._rng)
+        monitor = NodeMonitor(registry, self._informers, self._clock, self._events, rng=self._rng)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(controllers.run(), name="controllers")
+                group.create_task(monitor.run(), name="nodes")
+        finally:
+            controllers.close()
+
+    async def _prepare(self, registry: Registry) -> None:
+        while True:
+            try:
+                await self._informers.refresh(Lifeform, Context, Node, Volume)
+                if wrong := await settle_owners(registry, self._informers):
+                    log.warning("%d owners were put right", wrong)
+                return
+            except PrimordiaError as error:
+                log.warning("leading waits: %s", error)
+                await self._clock.sleep(_RETRY_S)
