@@ -1,0 +1,145 @@
+"""Lifeforms start as forks of a plain template: one of their image and size, in which nothing of the image has run.
+
+A start never waits for a template. Where there is none the context boots, and the template is made afterwards, for the next.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from primordia.domain.addresses import mac_of
+from primordia.kit.deadline import within
+from primordia.kit.errors import PrimordiaError, TemporaryError
+from primordia.kit.ids import new_uid
+from primordia.node.execute import Executor
+from primordia.node.forks.forking import Fork, Forker, Image
+from primordia.node.forks.identity import Person, check_confirmed, identity_of
+from primordia.node.forks.pool import ForkPool
+from primordia.node.forks.shape import Recipe, plain_recipe, shape_of
+from primordia.node.forks.templates import Templates
+from primordia.node.live import Live
+from primordia.node.machines import scratch_of
+from primordia.node.program import filesystem_of, mounts_of
+from primordia.node.services import Services, Way
+from primordia.ports.guest import SecretFile
+from primordia.ports.images import RootImage
+from primordia.wire.resources import Context
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Hand:
+    """What a way was taken for: a fork that waited, or the image that one is to be made of."""
+
+    recipe: Recipe
+    image: Image
+    fork: Fork | None
+
+
+class LifeformStarts:
+    """services.ForkStarts."""
+
+    def __init__(self, services: Services, executor: Executor, forker: Forker, templates: Templates, pool: ForkPool) -> None:
+        self._services = services
+        self._executor = executor
+        self._forker = forker
+        self._templates = templates
+        self._pool = pool
+
+    async def way(self, live: Live, context: Context, root: RootImage) -> Way | None:
+        """See services.ForkStarts."""
+        if not self._services.settings.plain_templates:
+            return None
+        recipe = self._recipe(context, root)
+        try:
+            stored = await self._templates.find(recipe)
+        except PrimordiaError as error:
+            log.warning("%s: no template can be used: %s", live.title, error)
+            return None
+        if stored is None:
+            return None
+        count = self._warm(recipe)
+        self._templates.used(recipe, stored, count, count)
+        image = Image(stored.digest, stored.folder, stored.scratch)
+        fork = self._pool.take(stored.digest)
+        if fork is None:
+            uid = new_uid()
+            try:
+                slot = self._services.addresses.give(uid)
+            except PrimordiaError as error:
+                log.warning("%s: no fork has an address: %s", live.title, error)
+                return None
+            return Way(uid, slot, image.name, False, _Hand(recipe, image, None))
+        # Without a wait in between: a start that is broken off from here on is seen to hold a microVM.
+        self._hold(live, fork)
+        return Way(fork.uid, fork.address, image.name, True, _Hand(recipe, image, fork))
+
+    async def bring_up(self, live: Live, way: Way, files: tuple[SecretFile, ...]) -> None:
+        """See services.ForkStarts."""
+        hand, services = way.hand, self._services
+        assert isinstance(hand, _Hand)
+        fork = hand.fork
+        if fork is None:
+            data = live.data.path if live.data is not None else None
+            fork = await self._forker.make(way.machine, hand.image, hand.recipe.shape, data)
+            self._hold(live, fork)
+        fork.scratch.rename(scratch_of(services, live))
+        address = live.record.address
+        await services.network.attach_tap(fork.uid, address, mac_of(address))
+        services.network_keeper.changed()
+        deadline_s = services.settings.call_deadline_s
+        person = self._person(live, files)
+        try:
+            said = await within(services.clock, deadline_s, self._wake_up(fork, person))
+        except TimeoutError as error:
+            raise TemporaryError(f"The guest did not confirm its identity within {deadline_s:g} s.") from error
+        check_confirmed(person, said)
+        live.confirmed = tuple(said)
+
+    def booted(self, context: Context, root: RootImage) -> None:
+        """See services.ForkStarts."""
+        if self._services.settings.plain_templates:
+            recipe = self._recipe(context, root)
+            count = self._warm(recipe)
+            self._templates.build_later(recipe, (count, count))
+
+    # ------------------------------------------------------------ inside
+
+    def _recipe(self, context: Context, root: RootImage) -> Recipe:
+        template = context.spec.template
+        data = filesystem_of(context.spec)
+        shape = shape_of(template.image, root, template.resources, self._services.settings.scratch_bytes, data=data)
+        return plain_recipe(shape, root.config)
+
+    def _warm(self, recipe: Recipe) -> int:
+        """How many forks wait. One with data has to be made with its own disk."""
+        return 0 if recipe.shape.data else self._services.settings.plain_warm
+
+    def _hold(self, live: Live, fork: Fork) -> None:
+        self._forker.given_away(fork)
+        self._executor.machines.hold(live, fork.machine, fork.uid)
+        self._executor.links.serve(live, fork.guest)
+        live.guest = fork.guest
+        live.wake()
+
+    def _person(self, live: Live, files: tuple[SecretFile, ...]) -> Person:
+        spec, domain = live.spec, self._services.config.domain
+        namespace = live.record.namespace
+        hosts: Mapping[str, str] = dict(live.peers)
+        return Person(
+            live.uid,
+            f"{spec.lifeform}-{spec.template.name}",
+            live.record.address,
+            hosts=hosts,
+            search=(f"{spec.lifeform}.{namespace}.{domain}", f"{namespace}.{domain}", domain),
+            secrets=files,
+            mounts=mounts_of(spec),
+        )
+
+    async def _wake_up(self, fork: Fork, person: Person) -> tuple[str, ...]:
+        if fork.warm:
+            await fork.machine.resume()
+        return tuple(await fork.guest.identify(identity_of(self._services, person)))

@@ -1,0 +1,1 @@
+"""Volumes on this node: who writes which, and everything that is done with them."""

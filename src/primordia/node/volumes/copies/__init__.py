@@ -1,0 +1,1 @@
+"""Copies of volumes on other nodes: sending, receiving, seeding, verifying."""

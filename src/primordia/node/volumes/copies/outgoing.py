@@ -1,0 +1,100 @@
+"""Deltas on their way out: read, compressed and paced. What several copies want at once is read and compressed once.
+
+A small delta is made whole and shared by whoever asks for it next; a large one is read as it is sent, a few at a time, so
+that fifty volumes share the disk and the link in turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from primordia.domain import ranges as spans
+from primordia.domain.copying import batches
+from primordia.domain.rate import TokenBucket
+from primordia.domain.snapshots import Delta
+from primordia.kit.clock import Clock
+from primordia.kit.metrics import Metrics
+from primordia.kit.tasks import TaskSet
+from primordia.ports.volumes import Piece, Volumes
+from primordia.wire.deltas import DeltaWriter, Part
+
+_SHARED_BYTES = 4 << 20
+_SHARED_MOST = 16
+_BATCH_BYTES = 4 << 20
+_CHUNK_BYTES = 256 << 10
+_LARGE_AT_ONCE = 4
+
+_Key = tuple[str, int, str, str]
+
+
+class Outgoing:
+    """Of one node. `rate` is the bytes a second that it sends at most, 0 for no limit."""
+
+    def __init__(self, pool: Volumes, clock: Clock, metrics: Metrics, *, rate: float = 0.0) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._node = TokenBucket(rate)
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._shared: OrderedDict[_Key, asyncio.Task[bytes]] = OrderedDict()
+        self._tasks = TaskSet("deltas")
+        self._changed = metrics.counter("primordia_delta_changed_bytes_total", "Bytes of deltas before compression.")
+        self._sent = metrics.counter("primordia_delta_sent_bytes_total", "Bytes of deltas as they were sent.")
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self._tasks.close()
+
+    @asynccontextmanager
+    async def turn(self, delta: Delta) -> AsyncIterator[None]:
+        """Wait for one's turn to send it: for a large one there are only so many."""
+        if spans.total(delta.ranges) <= _SHARED_BYTES:
+            yield
+            return
+        async with self._large:
+            yield
+
+    async def stream(self, delta: Delta, begin: int = 0, limit: TokenBucket | None = None) -> AsyncIterator[bytes]:
+        """The delta's bytes, as `wire/deltas.py` says, without the first `begin` bytes of its ranges. Within its `turn`."""
+        limits = [each for each in (self._node, limit) if each is not None and each.rate > 0]
+        self._changed.add(by=spans.total(delta.ranges) - begin)
+        if spans.total(delta.ranges) <= _SHARED_BYTES and not begin:
+            whole = await self._whole(delta)
+            for at in range(0, len(whole), _CHUNK_BYTES):
+                yield await self._paid(whole[at : at + _CHUNK_BYTES], limits)
+            return
+        async for chunk in self._read(delta, begin):
+            yield await self._paid(chunk, limits)
+
+    async def _paid(self, chunk: bytes, limits: Sequence[TokenBucket]) -> bytes:
+        self._sent.add(by=len(chunk))
+        wait_s = max((each.spend(len(chunk), self._clock.boottime()) for each in limits), default=0.0)
+        if wait_s > 0:
+            await self._clock.sleep(wait_s)
+        return chunk
+
+    async def _whole(self, delta: Delta) -> bytes:
+        key = (delta.manifest.volume, delta.manifest.number, delta.manifest.root, delta.base)
+        task = self._shared.get(key)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._shared[key] = self._tasks.start(self._joined(delta), name=f"{key[0]}/{key[1]}")
+            while len(self._shared) > _SHARED_MOST:
+                self._shared.popitem(last=False)
+        return await asyncio.shield(task)
+
+    async def _joined(self, delta: Delta) -> bytes:
+        return b"".join([chunk async for chunk in self._read(delta, 0)])
+
+    async def _read(self, delta: Delta, begin: int) -> AsyncIterator[bytes]:
+        writer, said = DeltaWriter(), delta.manifest
+        yield writer.header(delta, begin)
+        for batch in batches(spans.skip(delta.ranges, begin), _BATCH_BYTES):
+            pieces = await self._pool.read(said.volume, said.number, batch)
+            yield await asyncio.to_thread(_written, writer, pieces)
+        yield writer.end()
+
+
+def _written(writer: DeltaWriter, pieces: Sequence[Piece]) -> bytes:
+    return b"".join(writer.part(Part(each.range, each.data)) for each in pieces)

@@ -1,0 +1,105 @@
+"""Copies that are wanted here no more, for the volume's copies are elsewhere now: they go, once nothing rests on them.
+
+Invariant: what a sync has promised is never given up here before every copy that is wanted has it. So a copy stays while any
+of the others is still being made, cannot be reached, or lacks the last sync; and it is judged by the registry, not by a cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NoReturn
+
+import msgspec
+
+from primordia.kit.errors import NotFoundError, PrimordiaError
+from primordia.kit.tasks import TaskSet
+from primordia.ports.volumes import Volumes
+from primordia.registry.codec import Change
+from primordia.registry.informers import Informers
+from primordia.registry.registry import Registry
+from primordia.wire.resources import Volume
+from primordia.wire.volumes import holder_finalizer
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 5.0
+
+
+def is_surplus(volume: Volume, node: str) -> bool:
+    """Whether what that node holds of the volume is wanted no more, and nothing would be lost with it."""
+    status = volume.status
+    if holder_finalizer(node) not in volume.metadata.finalizers or volume.metadata.deletion_timestamp is not None:
+        return False
+    if not status.node or node == status.node or node in status.replicas:
+        return False
+    told, synced = {copy.node: copy for copy in status.copies}, status.last_sync
+    for name in status.replicas:
+        copy = told.get(name)
+        if copy is None or copy.state not in ("InSync", "Behind"):
+            return False
+        if synced is not None and (copy.epoch, copy.number) < (synced.epoch, synced.number):
+            return False
+    return True
+
+
+class Surplus:
+    """One node's."""
+
+    def __init__(self, pool: Volumes, registry: Registry, informers: Informers, node: str) -> None:
+        self._pool = pool
+        self._registry = registry
+        self._informer = informers.of(Volume)
+        self._node = node
+        self._tasks = TaskSet("surplus")
+        self._at_work: set[str] = set()
+
+    async def run(self) -> NoReturn:
+        """Follow the volumes until cancelled."""
+        try:
+            self._informer.subscribe(self._on_volume)
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError("nothing ends this but its cancellation")
+        finally:
+            self._informer.unsubscribe(self._on_volume)
+            await self._tasks.close()
+
+    def _on_volume(self, change: Change[Volume]) -> None:
+        volume = change.new
+        if volume is not None and is_surplus(volume, self._node) and volume.metadata.uid not in self._at_work:
+            self._at_work.add(volume.metadata.uid)
+            self._tasks.start(self._let_go(volume), name=volume.metadata.uid)
+
+    async def _let_go(self, volume: Volume) -> None:
+        meta = volume.metadata
+        try:
+            while True:
+                try:
+                    await self._delete(meta.name, meta.namespace, meta.uid)
+                    return
+                except NotFoundError:
+                    return
+                except PrimordiaError as error:
+                    log.warning("the copy of volume %s/%s stays for now: %s", meta.namespace, meta.name, error)
+                    await self._registry.clock.sleep(_RETRY_S)
+        finally:
+            self._at_work.discard(meta.uid)
+
+    async def _delete(self, name: str, namespace: str, uid: str) -> None:
+        volume = await self._registry.get(Volume, name, namespace)
+        if volume.metadata.uid != uid or not is_surplus(volume, self._node):
+            return
+        known = await self._pool.find(uid)
+        if known is not None and known.written_here:
+            log.warning("volume %s/%s has a disk here, and another owner: it stays", namespace, name)
+            return
+        await self._pool.destroy(uid)
+        await self._registry.mutate(Volume, name, namespace, lambda stored: self._freed(stored, uid))
+        log.info("volume %s/%s: the copy here is wanted no more, and is deleted", namespace, name)
+
+    def _freed(self, stored: Volume, uid: str) -> Volume | None:
+        meta, own = stored.metadata, holder_finalizer(self._node)
+        if meta.uid != uid or own not in meta.finalizers or self._node in stored.status.replicas:
+            return None
+        rest = tuple(each for each in meta.finalizers if each != own)
+        return msgspec.structs.replace(stored, metadata=msgspec.structs.replace(meta, finalizers=rest))

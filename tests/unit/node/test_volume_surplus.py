@@ -1,0 +1,112 @@
+"""A copy that is wanted no more goes, and never before the others have what a sync has promised."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from primordia.drivers.store_memory import MemoryStore
+from primordia.drivers.volumes_memory import MemoryVolumes
+from primordia.kit.clock import SystemClock
+from primordia.kit.errors import CapacityError
+from primordia.node.volumes import surplus
+from primordia.node.volumes.surplus import Surplus, is_surplus
+from primordia.registry.informers import Informers
+from primordia.registry.registry import Registry
+from primordia.wire.meta import ObjectMeta
+from primordia.wire.resources import Volume
+from primordia.wire.volumes import CopyState, LastSync, VolumeCopy, VolumeSpec, VolumeStatus, holder_finalizer
+
+UID = "11111111-1111-1111-1111-111111111111"
+SYNC = LastSync(epoch=2, number=7, copies=("old",))
+
+
+def a_volume(*copies: VolumeCopy, replicas: tuple[str, ...] = ("new",), sync: LastSync | None = SYNC) -> Volume:
+    finalizers = tuple(map(holder_finalizer, ("owner", "old", *replicas)))
+    return Volume(
+        metadata=ObjectMeta(name="shop.main", namespace="default", uid=UID, finalizers=finalizers),
+        spec=VolumeSpec(size="1Gi"),
+        status=VolumeStatus(node="owner", epoch=2, replicas=replicas, copies=copies, last_sync=sync),
+    )
+
+
+def a_copy(state: CopyState = "InSync", number: int = 7, epoch: int = 2) -> VolumeCopy:
+    return VolumeCopy(node="new", state=state, epoch=epoch, number=number)
+
+
+@pytest.mark.parametrize(
+    ("volume", "goes"),
+    [
+        (a_volume(a_copy()), True),
+        (a_volume(a_copy("Behind", 8)), True),
+        (a_volume(), False),
+        (a_volume(a_copy("Seeding")), False),
+        (a_volume(a_copy("Unreachable", 9)), False),
+        (a_volume(a_copy("Failed", 9)), False),
+        (a_volume(a_copy("Behind", 6)), False),
+        (a_volume(a_copy("InSync", 9, 1)), False),
+        (a_volume(a_copy("InSync", 1, 1), sync=None), True),
+        (a_volume(replicas=()), True),
+        (a_volume(a_copy(), replicas=("new", "old")), False),
+        (msgspec.structs.replace(a_volume(a_copy()), status=VolumeStatus()), False),
+    ],
+)
+def test_when_a_copy_may_go(volume: Volume, goes: bool) -> None:
+    assert is_surplus(volume, "old") is goes
+    assert not is_surplus(volume, "owner") and not is_surplus(volume, "new") and not is_surplus(volume, "stranger")
+
+
+async def test_it_goes_with_its_finalizer_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surplus, "_RETRY_S", 0.01)
+    clock = SystemClock()
+    store = MemoryStore(clock)
+    registry = Registry(store, clock, new_uid=lambda: UID)
+    informers, pool = Informers(registry), MemoryVolumes(tmp_path, total_bytes=1 << 26)
+    refusals = [CapacityError("The disk does not answer.")]
+    destroyed = asyncio.Event()
+
+    async def destroy(volume: str) -> None:
+        if refusals:
+            raise refusals.pop()
+        assert volume == UID
+        destroyed.set()
+
+    monkeypatch.setattr(pool, "destroy", destroy)
+    work = Surplus(pool, registry, informers, "old")
+    tasks = [asyncio.create_task(informers.run()), asyncio.create_task(work.run())]
+    try:
+        async with asyncio.timeout(20):
+            stored = await registry.create(a_volume(a_copy("Seeding")))
+            await informers.synced()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not destroyed.is_set()
+            await registry.update_status(msgspec.structs.replace(stored, status=a_volume(a_copy()).status))
+            await destroyed.wait()
+            async with registry.watch(Volume, after_revision=0) as changes:
+                async for change in changes:
+                    held = change.new.metadata.finalizers if change.new is not None else ()
+                    if holder_finalizer("old") not in held:
+                        break
+            assert held == (holder_finalizer("owner"), holder_finalizer("new"))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await store.close()
+
+
+async def test_what_is_written_here_stays(tmp_path: Path) -> None:
+    clock = SystemClock()
+    store = MemoryStore(clock)
+    registry = Registry(store, clock, new_uid=lambda: UID)
+    pool = MemoryVolumes(tmp_path, total_bytes=1 << 26)
+    await pool.create(UID, 1 << 20)
+    await registry.create(a_volume(a_copy()))
+    await Surplus(pool, registry, Informers(registry), "old")._delete("shop.main", "default", UID)
+    assert await pool.find(UID) is not None
+    assert holder_finalizer("old") in (await registry.get(Volume, "shop.main", "default")).metadata.finalizers
+    await store.close()
