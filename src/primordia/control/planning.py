@@ -1,0 +1,70 @@
+"""Between resources and the plan: what a lifeform and its contexts are to it, and what its steps make of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from primordia.control.blueprint import LIFEFORM_FINALIZER, Blueprint, blueprint_of, blueprints
+from primordia.control.data import NO_VOLUMES, Volumes, is_bound
+from primordia.domain.conditions import Verdict
+from primordia.domain.lifeforms import Present, Wanted
+from primordia.wire.resources import Context, Lifeform
+
+
+def wanted_of(lifeform: Lifeform, contexts: Mapping[str, Context], volumes: Volumes = NO_VOLUMES) -> Wanted[Blueprint]:
+    """The lifeform, as the plan takes it."""
+    return Wanted(
+        deleting=lifeform.metadata.deletion_timestamp is not None,
+        claimed=LIFEFORM_FINALIZER in lifeform.metadata.finalizers,
+        node=lifeform.status.node,
+        specs=blueprints(lifeform, contexts, volumes) if lifeform.status.node else {},
+        bound=is_bound(lifeform, volumes),
+    )
+
+
+def present_of(lifeform: Lifeform, contexts: Mapping[str, Context]) -> dict[str, Present[Blueprint]]:
+    """The contexts that exist, as the plan takes them."""
+    return {
+        name: Present(
+            blueprint_of(context),
+            deleting=context.metadata.deletion_timestamp is not None,
+            foreign=not is_mine(lifeform, context),
+        )
+        for name, context in contexts.items()
+    }
+
+
+def is_mine(lifeform: Lifeform, context: Context) -> bool:
+    """Whether it is this lifeform's, and not an earlier one's of the same name."""
+    return context.spec.lifeform_uid == lifeform.metadata.uid
+
+
+def mine_of(lifeform: Lifeform, contexts: Mapping[str, Context]) -> dict[str, Context]:
+    """Those that are this lifeform's."""
+    return {name: context for name, context in contexts.items() if is_mine(lifeform, context)}
+
+
+def scheduled_so_far(lifeform: Lifeform) -> Verdict:
+    """The Scheduled condition, before anything else is decided."""
+    if lifeform.status.node:
+        return Verdict("Scheduled", "True", "Placed", f"It is on {lifeform.status.node}.")
+    return Verdict("Scheduled", "False", "Pending", "It has not been placed yet.")
+
+
+def redrawn(context: Context, blueprint: Blueprint) -> Context:
+    """The context as its lifeform wants it now."""
+    metadata = msgspec.structs.replace(context.metadata, labels=dict(blueprint.labels))
+    return msgspec.structs.replace(context, metadata=metadata, spec=blueprint.spec)
+
+
+def marked(context: Context) -> Context:
+    """The context as it is after it was deleted: its node still holds it."""
+    mark = context.metadata.deletion_timestamp or "now"
+    return msgspec.structs.replace(context, metadata=msgspec.structs.replace(context.metadata, deletion_timestamp=mark))
+
+
+def with_finalizers(lifeform: Lifeform, finalizers: tuple[str, ...]) -> Lifeform:
+    """The lifeform, held by these."""
+    return msgspec.structs.replace(lifeform, metadata=msgspec.structs.replace(lifeform.metadata, finalizers=finalizers))
