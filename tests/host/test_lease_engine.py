@@ -1,0 +1,141 @@
+"""The supervisor's lease on a real engine that freezes, dies and comes back; and two nodes with one name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from primordia.domain.lease import LeaseTimings, lease_key
+from primordia.ports.store import KeyValue
+from primordia.testing.lease import kept_lease, told, wait_until
+from primordia.testing.store import Engine, own_engine
+
+__all__ = ["own_engine"]
+
+TIMINGS = LeaseTimings()
+KEEPER = """
+import sys, pathlib, time
+from primordia.supervisor.engine_client import EngineClient, Identity
+from primordia.supervisor.lease import Holder, LeaseKeeper
+endpoint, ca, certificate, key, folder, incarnation = sys.argv[1:]
+client = EngineClient([endpoint], Identity(ca, certificate, key), 0.5)
+LeaseKeeper(Holder("n1", "boot", incarnation, "10.77.0.1"), client, pathlib.Path(folder)).start()
+time.sleep(600)
+"""
+
+
+@contextlib.contextmanager
+def keeper_process(engine: Engine, run_dir: Path, incarnation: str) -> Iterator[None]:
+    """A keeper in a process of its own, which is killed at the end."""
+    files = (str(engine.ca), str(engine.certificate), str(engine.key), str(run_dir), incarnation)
+    process = subprocess.Popen([sys.executable, "-c", KEEPER, engine.endpoint, *files])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def stored(engine: Engine) -> KeyValue | None:
+    """The node's key as the engine has it."""
+
+    async def read() -> KeyValue | None:
+        store = engine.store()
+        try:
+            return await store.get(lease_key("n1"))
+        finally:
+            await store.close()
+
+    return asyncio.run(read())
+
+
+def test_the_key_is_held_told_and_given_back(own_engine: Engine, tmp_path: Path) -> None:
+    with kept_lease(own_engine, tmp_path) as keeper:
+        wait_until(lambda: keeper.status()["held"], "held")
+        found = stored(own_engine)
+        assert found is not None and found.lease
+        assert told(tmp_path)["createRevision"] == found.create_revision == keeper.status()["createRevision"]
+        written = (tmp_path / "lease.json").stat().st_mtime_ns
+        time.sleep(TIMINGS.ttl_s + 1)
+        assert keeper.status()["held"]
+        assert (tmp_path / "lease.json").stat().st_mtime_ns == written, "the file changes only with the key"
+        again = stored(own_engine)
+        assert again is not None and again.create_revision == found.create_revision
+    assert stored(own_engine) is None
+    assert told(tmp_path)["createRevision"] == 0
+
+
+def test_a_short_freeze_costs_nothing(own_engine: Engine, tmp_path: Path) -> None:
+    with kept_lease(own_engine, tmp_path) as keeper:
+        wait_until(lambda: keeper.status()["held"], "held")
+        before = keeper.status()["createRevision"]
+        own_engine.freeze()
+        time.sleep(2)
+        held = keeper.status()["held"]
+        own_engine.thaw()
+        assert held
+        wait_until(lambda: not keeper.status()["trouble"], "renewed again")
+        assert keeper.status()["held"] and keeper.status()["createRevision"] == before
+
+
+def test_a_long_freeze_makes_the_lease_doubtful_and_ends_well(own_engine: Engine, tmp_path: Path) -> None:
+    with kept_lease(own_engine, tmp_path) as keeper:
+        wait_until(lambda: keeper.status()["held"], "held")
+        own_engine.freeze()
+        time.sleep(10)
+        status = keeper.status()
+        own_engine.thaw()
+        assert not status["held"] and status["doubtfulSeconds"] > 4 and status["trouble"]
+        wait_until(lambda: keeper.status()["held"], "held again")
+        found = stored(own_engine)
+        assert found is not None and found.create_revision == keeper.status()["createRevision"]
+        assert told(tmp_path)["createRevision"] == found.create_revision
+
+
+def test_a_killed_and_restarted_engine_has_the_key_again(own_engine: Engine, tmp_path: Path) -> None:
+    with kept_lease(own_engine, tmp_path) as keeper:
+        wait_until(lambda: keeper.status()["held"], "held")
+        own_engine.kill()
+        wait_until(lambda: keeper.status()["trouble"], "noticed")
+        own_engine.start()
+        wait_until(lambda: keeper.status()["held"] and not keeper.status()["trouble"], "held again")
+
+
+def test_a_silent_server_costs_one_try_and_not_the_lease(own_engine: Engine, tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        silent = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with kept_lease(own_engine, tmp_path, endpoints=(silent, own_engine.endpoint)) as keeper:
+            wait_until(lambda: keeper.status()["held"], "held")
+
+
+def test_of_two_nodes_with_one_name_the_second_is_refused_until_the_first_is_gone(own_engine: Engine, tmp_path: Path) -> None:
+    with kept_lease(own_engine, tmp_path / "a", "first") as first:
+        wait_until(lambda: first.status()["held"], "the first holds")
+        with kept_lease(own_engine, tmp_path / "b", "second") as second:
+            wait_until(lambda: second.status()["takenBy"], "the second is refused")
+            assert "first" in second.status()["takenBy"]
+            assert told(tmp_path / "b")["createRevision"] == 0
+            first.stop()
+            wait_until(lambda: second.status()["held"], "the second holds")
+
+
+def test_a_killed_keeper_loses_the_key_only_by_time_and_its_successor_takes_it_over(own_engine: Engine, tmp_path: Path) -> None:
+    with keeper_process(own_engine, tmp_path, "same"):
+        wait_until(lambda: stored(own_engine), "held by the first process")
+    before = stored(own_engine)
+    assert before is not None
+    with keeper_process(own_engine, tmp_path, "same"):
+        time.sleep(TIMINGS.ttl_s + 1)
+        after = stored(own_engine)
+        assert after is not None and after.create_revision == before.create_revision, "the same life goes on"
+    begun = time.monotonic()
+    wait_until(lambda: stored(own_engine) is None, "gone")
+    assert time.monotonic() - begun < TIMINGS.ttl_s + 10

@@ -1,0 +1,131 @@
+"""Power cuts, for real: the pool's medium is copied while it is mounted, and the pool goes on from the copy.
+
+Killing a process would prove nothing: the page cache survives it. What was acknowledged must be in the copy, and what was
+not flushed must be missing from it, or this test would not see a build that forgets its fsync.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from primordia.drivers.volumes_btrfs import ioctl
+from primordia.drivers.volumes_memory import MemoryVolumes
+from primordia.testing.volumes import BLOCK, RealPool, carry, content, put, real_pool, stream
+
+SIZE = 1 << 20
+
+
+@pytest.fixture
+async def pool(tmp_path: Path) -> AsyncIterator[RealPool]:
+    async with real_pool(tmp_path / "pool") as made:
+        yield made
+
+
+@pytest.fixture
+async def owner(tmp_path: Path) -> MemoryVolumes:
+    """An owner on another node, with three snapshots of volume `a`."""
+    (tmp_path / "owner").mkdir()
+    volumes = MemoryVolumes(tmp_path / "owner")
+    await volumes.create("a", SIZE)
+    for number in (1, 2, 3):
+        await put(await volumes.disk("a"), number * 5 * BLOCK, bytes([number]) * BLOCK)
+        await volumes.cut("a", epoch=1)
+    return volumes
+
+
+async def acknowledge(pool: RealPool, owner: MemoryVolumes, number: int) -> None:
+    """The replica takes a delta, as far as its acknowledgement."""
+    delta = await owner.changes("a", number, since=number - 1)
+    assert await pool.volumes.accept(delta, stream(await owner.read("a", number, delta.ranges)))
+
+
+async def test_what_was_acknowledged_is_there_and_what_was_not_flushed_is_gone(pool: RealPool, owner: MemoryVolumes) -> None:
+    await pool.volumes.create("own", SIZE)
+    await put(await pool.volumes.disk("own"), 0, b"s" * BLOCK, flush=False)
+    snapshot = await pool.volumes.cut("own", epoch=1)
+    await carry(owner, pool.volumes, "a", 1)
+    disk = await pool.volumes.disk("own")
+    await put(disk, BLOCK, b"f" * BLOCK)
+    await put(disk, 9 * BLOCK, b"u" * BLOCK, flush=False)
+    await acknowledge(pool, owner, 2)
+
+    await pool.cut_power()
+
+    seen = (await pool.volumes.disk("own")).read_bytes()
+    assert seen[: 2 * BLOCK] == b"s" * BLOCK + b"f" * BLOCK
+    assert seen[2 * BLOCK :] == bytes(SIZE - 2 * BLOCK), "the power cut lost nothing: it was none"
+    assert await pool.volumes.snapshots("own") == (snapshot,)
+    assert await pool.volumes.verify("own", 1) == ()
+    info = await pool.volumes.find("a")
+    assert info is not None
+    assert (info.newest, info.pending) == (1, 2)
+    published = await pool.volumes.settle("a")
+    assert published is not None
+    assert published.number == 2
+    assert await content(pool.volumes, "a", 2) == await content(owner, "a", 2)
+    await carry(owner, pool.volumes, "a", 3, since=2)
+
+
+async def test_a_build_without_fsync_is_seen(pool: RealPool, owner: MemoryVolumes, monkeypatch: pytest.MonkeyPatch) -> None:
+    await carry(owner, pool.volumes, "a", 1)
+    with monkeypatch.context() as mutant:
+        mutant.setattr(os, "fsync", lambda _: None)
+        await acknowledge(pool, owner, 2)
+    await pool.cut_power()
+    info = await pool.volumes.find("a")
+    assert info is not None
+    assert (info.newest, info.pending) == (1, 0), "a lost acknowledgement would go unnoticed"
+    await carry(owner, pool.volumes, "a", 2, since=1)
+
+
+async def test_a_power_cut_between_any_two_steps(pool: RealPool, owner: MemoryVolumes, monkeypatch: pytest.MonkeyPatch) -> None:
+    await pool.volumes.create("own", SIZE)
+    await put(await pool.volumes.disk("own"), 0, b"1" * BLOCK)
+    await pool.volumes.cut("own", epoch=1)
+    old = await content(pool.volumes, "own", 1)
+    await put(await pool.volumes.disk("own"), 0, b"2" * BLOCK)
+    await carry(owner, pool.volumes, "a", 1)
+    pictures: list[Path] = []
+
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            pictures.append(pool.picture(str(len(pictures))))
+            return real(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as watch:
+        watch.setattr(os, "fsync", watched(os.fsync))
+        watch.setattr(Path, "rename", watched(Path.rename))
+        watch.setattr(ioctl, "snapshot", watched(ioctl.snapshot))
+        watch.setattr(ioctl, "set_readonly", watched(ioctl.set_readonly))
+        await pool.volumes.cut("own", epoch=1)
+        was_cut = len(pictures)
+        await acknowledge(pool, owner, 2)
+        accepted = len(pictures)
+        await pool.volumes.settle("a")
+        settled = len(pictures)
+        await pool.volumes.restore("own", 1, epoch=2)
+        pictures.append(pool.picture("end"))
+    assert len(pictures) > 20
+
+    for step, picture in enumerate(pictures):
+        await pool.become(picture)
+        numbers = [each.number for each in await pool.volumes.snapshots("own")]
+        assert numbers in ([[1], [1, 2]] if step < was_cut else [[1, 2]] if step < settled else [[1, 2], [1, 2, 3]])
+        for number in numbers:
+            assert await pool.volumes.verify("own", number) == ()
+        seen = (await pool.volumes.disk("own")).read_bytes()
+        assert seen == (old if 3 in numbers else b"2" * BLOCK + old[BLOCK:])
+        held = await pool.volumes.find("a")
+        assert held is not None
+        assert max(held.newest, held.pending) == 2 or step < accepted
+        await pool.volumes.settle("a")
+        for manifest in await pool.volumes.snapshots("a"):
+            assert await content(pool.volumes, "a", manifest.number) == await content(owner, "a", manifest.number)
+    assert numbers == [1, 2, 3]
