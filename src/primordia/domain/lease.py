@@ -15,11 +15,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 LEASES = "/primordia/leases/"
+LIVES = "/primordia/lives/"
+DEATHS = "/primordia/deaths/"
 
 
 def lease_key(node: str) -> str:
     """The key that a node holds while it lives."""
     return LEASES + node
+
+
+def life_key(node: str) -> str:
+    """Outlives the lease: its mod revision is the create revision of the last lease key, the node's life."""
+    return LIVES + node
+
+
+def death_key(node: str) -> str:
+    """The record that a life of the node is over for good."""
+    return DEATHS + node
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ _MOST_PEERS = 100
 _LONGEST_VALUE = 32 * 1024
 _LONGEST_IMAGE = 512
 _LONGEST_S = 3600.0
+_MOST_PRIORITY = 1000
 
 _TAKEN_PATHS = ("/proc", "/sys", "/dev", "/run/primordia.sock")
-_LATER = "is not supported yet: it comes with a later version; take it out"
 
 
 def check_lifeform(out: Problems, spec: LifeformSpec) -> None:
@@ -54,7 +54,7 @@ def check_lifeform(out: Problems, spec: LifeformSpec) -> None:
     if spec.replication is not None:
         volume_rules.check_replication(out, "spec.replication", spec.replication)
     if spec.recovery is not None:
-        out.forbidden("spec.recovery", _LATER)
+        checks.check_range(out, "spec.recovery.priority", spec.recovery.priority, -_MOST_PRIORITY, _MOST_PRIORITY)
 
 
 def check_context(out: Problems, spec: ContextSpec) -> None:

@@ -7,7 +7,7 @@ Quantities and durations stay the text the user wrote; `kit/units.py` reads them
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -136,6 +136,45 @@ class LifeformNetwork(Wire, frozen=True, kw_only=True):
     allow_from: tuple[Peer, ...] = ()
 
 
+class Recovery(Wire, frozen=True, kw_only=True):
+    """What becomes of the lifeform when its node dies.
+
+    `seed`: start from a copy where it lies (local), make one on a node with room first (network), or whichever is ready first.
+    `allow_loss`: start also from a snapshot older than the last sync, or with empty data where no copy is left. Higher
+    `priority` is recovered first.
+    """
+
+    seed: Literal["auto", "local", "network"] = "auto"
+    allow_loss: bool = False
+    priority: int = 0
+
+
+class RecoveredVolume(Wire, frozen=True, kw_only=True):
+    """A volume that was taken over: from snapshot `restored_from` (0: it began empty), with `synced_number` its last sync.
+
+    `lost_seconds` is the most that can have been lost: from that snapshot to the dead owner's last sign of life.
+    """
+
+    name: str
+    restored_from: int
+    synced_number: int = 0
+    lost_seconds: float = 0
+
+
+class Recovered(Wire, frozen=True, kw_only=True):
+    """The last time the lifeform was started elsewhere because its node had died: `from_node`, in which life, when (RFC 3339).
+
+    `epoch` is the one that began with it; `lost_seconds` the most that any of its volumes lost.
+    """
+
+    from_node: str
+    epoch: int
+    at: str
+    reason: str = ""
+    volumes: tuple[RecoveredVolume, ...] = ()
+    lost_seconds: float = 0
+
+
 class LifeformSpec(Wire, frozen=True, kw_only=True):
     contexts: tuple[ContextTemplate, ...]
     operating_mode: Literal["Running", "Suspended"] = always("Running")
@@ -145,7 +184,7 @@ class LifeformSpec(Wire, frozen=True, kw_only=True):
     network: LifeformNetwork = LifeformNetwork()
     termination_grace_period_seconds: float = 10
     replication: Replication | None = None
-    recovery: Any = None
+    recovery: Recovery | None = None
 
 
 class ContextSummary(Wire, frozen=True, kw_only=True):
@@ -171,6 +210,7 @@ class LifeformStatus(Wire, frozen=True, kw_only=True):
     observed_generation: int = 0
     conditions: tuple[Condition, ...] = ()
     contexts: tuple[ContextSummary, ...] = ()
+    recovered: Recovered | None = None
 
 
 class Lifeform(Resource, tag_field="kind", tag="Lifeform", frozen=True, kw_only=True):
@@ -194,7 +234,8 @@ class ContextSpec(Wire, frozen=True, kw_only=True):
     `template` repeats the lifeform's context with every default filled in. A box or fork has no `lifeform`. A fork has a
     `parent`, another Context by name with its `parent_uid`; `depth` counts the forks above it. `lifetime` parent ends it with
     its parent, keep does not. `from_template` is the Template that a box was claimed from. `expires_at` (RFC 3339) ends it.
-    `volume` is the Volume with its data, by name with its `volume_uid`; both are empty where it has none.
+    `volume` is the Volume with its data, by name with its `volume_uid`; both are empty where it has none. `recovered` is its
+    lifeform's, if its epoch began so.
     """
 
     lifeform: str = ""
@@ -215,6 +256,7 @@ class ContextSpec(Wire, frozen=True, kw_only=True):
     expires_at: str = ""
     volume: str = ""
     volume_uid: str = ""
+    recovered: Recovered | None = None
 
 
 class ContextStatus(Wire, frozen=True, kw_only=True):

@@ -140,7 +140,7 @@ def test_contexts(context: dict[str, Any], field: str) -> None:
         ({"replication": {"layout": {"mirror": 1}, "acks": 2}}, "spec.replication.acks"),
         ({"replication": {"interval": "soon"}}, "spec.replication.interval"),
         ({"replication": {"bandwidth": "1"}}, "spec.replication.bandwidth"),
-        ({"recovery": {}}, "spec.recovery"),
+        ({"recovery": {"priority": 1001}}, "spec.recovery.priority"),
     ],
 )
 def test_lifeforms(spec: dict[str, Any], field: str) -> None:
@@ -297,7 +297,7 @@ def test_what_must_not_change() -> None:
 
 
 def test_all_problems_come_at_once() -> None:
-    obj = _lifeform({"name": "A", "image": "", "ports": [{"containerPort": 0}]}, recovery={})
+    obj = _lifeform({"name": "A", "image": "", "ports": [{"containerPort": 0}]}, recovery={"priority": -1001})
     assert isinstance(obj, Lifeform)
     renamed = msgspec.structs.replace(obj, metadata=msgspec.structs.replace(obj.metadata, name="B"))
     assert len(_fields(renamed)) == 5
