@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from primordia.domain.lease import LeaseTimings, lease_key
+from primordia.domain.lease import lease_key
+from primordia.domain.timings import Timings
 from primordia.ports.store import KeyValue
 from primordia.testing.lease import kept_lease, told, wait_until
 from primordia.testing.store import Engine, own_engine
 
 __all__ = ["own_engine"]
 
-TIMINGS = LeaseTimings()
+TIMINGS = Timings()
 KEEPER = """
 import sys, pathlib, time
 from primordia.supervisor.engine_client import EngineClient, Identity

@@ -21,7 +21,7 @@ import pytest
 from primordia.bench import lifeforms
 from primordia.client import answers
 from primordia.client.aio import AsyncClient, connect
-from primordia.domain.lease import LeaseTimings
+from primordia.domain.timings import Timings
 from primordia.host import up as host
 from primordia.host.shape import Shape
 from primordia.kit import ids
@@ -36,7 +36,7 @@ from primordia.wire.resources import Context, Lifeform, Node
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="brings a soup up, which needs root")
 
 PATIENCE_S = 180.0
-TTL_S = LeaseTimings().ttl_s
+TTL_S = Timings().ttl_s
 
 
 @dataclass

@@ -57,7 +57,7 @@ async def up(options: Namespace) -> int:
         pool=pool_wish(options, configured.spec.pool if configured is not None else ""),
     )
     if configured is not None:
-        settings = dataclasses.replace(settings, pod_cidr=configured.spec.pod_cidr)
+        settings = dataclasses.replace(settings, pod_cidr=configured.spec.pod_cidr, timings=configured.spec.timings)
     if options.address:
         await _found(options, settings.pod_cidr)
     with Progress(quiet=options.quiet, all_steps=True) as progress:

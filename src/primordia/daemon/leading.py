@@ -16,6 +16,7 @@ from collections.abc import Callable
 from primordia.control.main import Controllers
 from primordia.control.nodes import NodeMonitor
 from primordia.control.owners import settle_owners
+from primordia.domain.timings import Timings
 from primordia.kit.clock import Clock
 from primordia.kit.errors import PrimordiaError
 from primordia.kit.ids import new_uid
@@ -40,7 +41,7 @@ class Leading:
     for those who want a run to be repeatable.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (a composition: each is a port or a part that the owner shares)
         self,
         store: Store,
         informers: Informers,
@@ -49,9 +50,11 @@ class Leading:
         node: str,
         incarnation: str,
         *,
+        timings: Timings = Timings(),  # noqa: B008 (frozen)
         new_uid: Callable[[], str] = new_uid,
         rng: random.Random | None = None,
     ) -> None:
+        self._timings = timings
         self._new_uid = new_uid
         self._rng = rng or random.Random()
         self._store = store
@@ -60,7 +63,7 @@ class Leading:
         self._events = events
         for kind in (Lifeform, Context, Node, Volume):
             informers.of(kind)
-        self.leader = Leader(store, clock, OFFICE, f"{node}/{incarnation or secrets.token_hex(8)}")
+        self.leader = Leader(store, clock, OFFICE, f"{node}/{incarnation or secrets.token_hex(8)}", timings)
 
     async def run(self) -> None:
         """Lead whenever it is our turn, until cancelled; then resign."""

@@ -35,6 +35,7 @@ from primordia.daemon.peer_routes import PeerRoutes
 from primordia.daemon.router import Router, elsewhere
 from primordia.domain.conditions import Verdict
 from primordia.domain.engine import verdict_of
+from primordia.domain.timings import Timings
 from primordia.drivers.contexts_remote.contexts import Peers
 from primordia.drivers.contexts_remote.copies import CopyPeers
 from primordia.drivers.filesystems import make_filesystem, repair_filesystem
@@ -116,7 +117,13 @@ class Daemon:
         self._control_events = EventRecorder(self._registry, "controller", config.name)
         lease = OwnLease(Path(config.run_dir), boot_id(), self._registry.clock)
         self._leading = Leading(
-            self._store, self._informers, self._registry.clock, self._control_events, config.name, lease.incarnation
+            self._store,
+            self._informers,
+            self._registry.clock,
+            self._control_events,
+            config.name,
+            lease.incarnation,
+            timings=Timings.of(config.timings),
         )
         metrics = Metrics()
         self._copy_peers = CopyPeers(client_context(*credentials), config.api_port)

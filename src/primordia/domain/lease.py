@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from primordia.domain.timings import Timings
+
 LEASES = "/primordia/leases/"
 LIVES = "/primordia/lives/"
 DEATHS = "/primordia/deaths/"
@@ -32,44 +34,6 @@ def life_key(node: str) -> str:
 def death_key(node: str) -> str:
     """The record that a life of the node is over for good."""
     return DEATHS + node
-
-
-@dataclass(frozen=True)
-class LeaseTimings:
-    """All timings of leases, in seconds, in one place. Unsafe ones are refused at construction (ValueError)."""
-
-    ttl_s: int = 6
-    """What the engine grants: whoever says nothing for so long has lost the key."""
-
-    renew_every_s: float = 1.0
-    """Leaves several tries in the lease."""
-
-    request_timeout_s: float = 0.5
-    """Bounds one try, so that a stalled server costs a try and not the lease."""
-
-    deadline_s: float = 4.0
-    """So long after the last acknowledged renewal the holder must take its own lease for doubtful."""
-
-    check_every_s: float = 10.0
-    """How often the holder looks whether the key is still its own: a lease may outlive its key by an operator's hand."""
-
-    refused_every_s: float = 5.0
-    """How often one that found the key taken looks again."""
-
-    def __post_init__(self) -> None:
-        for name in ("ttl_s", "renew_every_s", "request_timeout_s", "deadline_s", "check_every_s", "refused_every_s"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"lease timings: {name} must be above 0 s")
-        if self.deadline_s + self.renew_every_s + self.request_timeout_s > self.ttl_s:
-            raise ValueError(
-                f"lease timings: deadline_s ({self.deadline_s:g}) + renew_every_s ({self.renew_every_s:g}) + "
-                f"request_timeout_s ({self.request_timeout_s:g}) must not be above ttl_s ({self.ttl_s:g})"
-            )
-        if self.renew_every_s + 2 * self.request_timeout_s > self.deadline_s:
-            raise ValueError(
-                f"lease timings: deadline_s ({self.deadline_s:g}) must leave room for a period and two tries "
-                f"({self.renew_every_s + 2 * self.request_timeout_s:g})"
-            )
 
 
 # ---------------------------------------------------------------- what to do
@@ -179,7 +143,7 @@ class LeaseState:
     trouble: str = ""
 
 
-def decide(state: LeaseState, timings: LeaseTimings, now: float) -> Action:
+def decide(state: LeaseState, timings: Timings, now: float) -> Action:
     """The next action."""
     if now < state.next_s:
         return Wait(state.next_s)
@@ -191,7 +155,7 @@ def decide(state: LeaseState, timings: LeaseTimings, now: float) -> Action:
     return Grant(timings.ttl_s) if state.free else Look()
 
 
-def after(state: LeaseState, timings: LeaseTimings, outcome: Outcome, sent: float, now: float) -> LeaseState:
+def after(state: LeaseState, timings: Timings, outcome: Outcome, sent: float, now: float) -> LeaseState:
     """The state after an action that was begun at `sent` and ended with `outcome` at `now`."""
     if isinstance(outcome, Failed):
         pause = min(timings.request_timeout_s, _FIRST_RETRY_S * 2.0 ** min(state.failures, 10))
@@ -212,14 +176,14 @@ def after(state: LeaseState, timings: LeaseTimings, outcome: Outcome, sent: floa
     return replace(calm, lease=outcome.lease, create_revision=outcome.create_revision, acked_s=acked_s, looked_s=now)
 
 
-def deadline(state: LeaseState, timings: LeaseTimings) -> float | None:
+def deadline(state: LeaseState, timings: Timings) -> float | None:
     """When the lease becomes doubtful, if nothing renews it; None while there is no key or no acknowledgement."""
     if not state.create_revision or state.acked_s is None:
         return None
     return state.acked_s + timings.deadline_s
 
 
-def holds(state: LeaseState, timings: LeaseTimings, now: float) -> bool:
+def holds(state: LeaseState, timings: Timings, now: float) -> bool:
     """Whether the key is certainly held."""
     end = deadline(state, timings)
     return end is not None and now < end

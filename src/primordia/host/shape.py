@@ -45,7 +45,7 @@ class NodeEntry(Wire, frozen=True, kw_only=True):
 
 class ManifestSpec(Wire, frozen=True, kw_only=True):
     """`nodes` is a number, or the list of them; racks and segments that are not said are chosen. `pool` is the size of each
-    node's pool."""
+    node's pool. `timings` are those of `domain/timings.py` that shall differ from the usual ones."""
 
     nodes: int | tuple[NodeEntry, ...] | None = None
     racks: int | None = None
@@ -53,6 +53,7 @@ class ManifestSpec(Wire, frozen=True, kw_only=True):
     pool: str = ""
     pod_cidr: str = msgspec.field(name="podCIDR", default="10.128.0.0/9")
     domain: str = "soup.internal"
+    timings: dict[str, float] = {}
 
 
 class SoupManifest(Wire, frozen=True, kw_only=True):

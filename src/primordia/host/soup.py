@@ -47,7 +47,7 @@ class SoupFile(msgspec.Struct, frozen=True, kw_only=True):
     """The identity of a soup on this machine: `slot` picks its loopback addresses 127.77.SLOT.INDEX.
 
     On a real machine `nodes` holds that machine alone. One that `joined` has no authority of its own.
-    Without `plain_templates` every lifeform boots.
+    Without `plain_templates` every lifeform boots. `timings` are those of `domain/timings.py` that were asked for.
     """
 
     name: str
@@ -59,6 +59,7 @@ class SoupFile(msgspec.Struct, frozen=True, kw_only=True):
     phase: str = "up"
     joined: bool = False
     plain_templates: bool = True
+    timings: dict[str, float] = {}
 
     @property
     def real(self) -> bool:
@@ -125,6 +126,7 @@ def node_config(soup: SoupFile, node: SoupNode, paths: SoupPaths, cache: Path, t
         memory_bytes=node.memory_bytes,
         disk_bytes=node.disk_bytes,
         plain_templates=soup.plain_templates,
+        timings=soup.timings,
     )
 
 

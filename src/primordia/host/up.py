@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from primordia import __version__
+from primordia.domain.timings import Timings
 from primordia.host import accelerator, credentials, namespaces, own_network, pool, systemd, toolchain
 from primordia.host.pool import PoolWish
 from primordia.host.shape import Shape, check_same, plan_nodes, with_shares
@@ -39,7 +40,7 @@ from primordia.host.soup import (
 )
 from primordia.host.stopping import stop_nodes
 from primordia.kit import cgroup, ids
-from primordia.kit.errors import NotFoundError, PermanentError, PrimordiaError, TemporaryError
+from primordia.kit.errors import InvalidError, NotFoundError, PermanentError, PrimordiaError, TemporaryError
 from primordia.kit.identity import running_pid
 from primordia.kit.paths import NodePaths, SoupPaths, cache_dir
 from primordia.node.facts import LinuxHost
@@ -58,7 +59,8 @@ Progress = Callable[[str], None]
 class UpOptions:
     """What to bring up. `client_config` is written for `owner` (uid, gid), the person who will use it.
 
-    Without `plain_templates` lifeforms boot instead of starting as forks: for who wants to measure boots.
+    Without `plain_templates` lifeforms boot instead of starting as forks: for who wants to measure boots. `timings` are
+    those of `domain/timings.py` that shall differ; none of them leaves a soup with those that it has.
     """
 
     soup: str = "default"
@@ -68,6 +70,7 @@ class UpOptions:
     owner: tuple[int, int] = (0, 0)
     plain_templates: bool = True
     pool: PoolWish = field(default_factory=PoolWish)
+    timings: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ async def up(options: UpOptions, progress: Progress, announce: Progress = lambda
 
     async with soup_lock(paths):
         _check_shape(options.shape, paths)
+        _check_timings(options.timings, paths)
         cache = cache_dir()
         if downloads := toolchain.announcement(await toolchain.plan(cache), cache):
             announce(downloads)
@@ -148,6 +152,18 @@ def _check_shape(shape: Shape, paths: SoupPaths) -> None:
         plan_nodes(shape)
 
 
+def _check_timings(wanted: dict[str, float], paths: SoupPaths) -> None:
+    """Raises InvalidError: they are unsafe, or other ones for nodes that run."""
+    Timings.of(wanted)
+    known = read_soup(paths)
+    if wanted and known is not None and known.phase == "up" and known.timings != wanted:
+        raise InvalidError(
+            "spec.timings",
+            f"soup {known.name} is up with other timings, and all its nodes must change theirs together.",
+            remedy=f"Take it down first: `primordia down --soup {known.name}`.",
+        )
+
+
 def _planned_nodes(shape: Shape, paths: SoupPaths) -> tuple[SoupNode, ...]:
     machine = LinuxHost()
     paths.state.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
@@ -167,7 +183,7 @@ def _identity(options: UpOptions, paths: SoupPaths) -> SoupFile:
     known = read_soup(paths)
     if known is not None:
         if known.phase != "up":
-            known = msgspec.structs.replace(known, phase="up")
+            known = msgspec.structs.replace(known, phase="up", timings=options.timings or known.timings)
             write_soup(paths, known)
         return known
     with _slots_lock(paths):
@@ -179,6 +195,7 @@ def _identity(options: UpOptions, paths: SoupPaths) -> SoupFile:
             nodes=_planned_nodes(options.shape, paths),
             created_by_version=__version__,
             plain_templates=options.plain_templates,
+            timings=options.timings,
         )
         write_soup(paths, soup)
     return soup
@@ -218,7 +235,8 @@ def _settings(soup: SoupFile, node: SoupNode, paths: SoupPaths, cache: Path, too
     """A local soup's follow from its identity. A real machine keeps what it was told when it joined, or since."""
     if not node.address:
         return node_config(soup, node, paths, cache, tools)
-    return msgspec.structs.replace(read_config(paths.node(node.name).config), cache_dir=str(cache), tools=tools)
+    known = read_config(paths.node(node.name).config)
+    return msgspec.structs.replace(known, cache_dir=str(cache), tools=tools, timings=soup.timings or known.timings)
 
 
 def _spawn_supervisor(here: NodePaths) -> subprocess.Popen[bytes]:

@@ -23,7 +23,6 @@ from primordia.domain.lease import (
     Grant,
     Granted,
     LeaseState,
-    LeaseTimings,
     Look,
     Mine,
     Outcome,
@@ -36,6 +35,7 @@ from primordia.domain.lease import (
     decide,
     holds,
 )
+from primordia.domain.timings import Timings
 from primordia.kit.clock import Clock
 from primordia.kit.deadline import wait_event, within
 from primordia.kit.errors import NotFoundError, PrimordiaError
@@ -56,7 +56,7 @@ class Leader:
     One that comes again under its own name, after a crash, ends what its predecessor held instead of waiting for its end.
     """
 
-    def __init__(self, store: Store, clock: Clock, office: str, name: str, timings: LeaseTimings = LeaseTimings()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, store: Store, clock: Clock, office: str, name: str, timings: Timings = Timings()) -> None:  # noqa: B008 (frozen)
         self._store = store
         self._clock = clock
         self._key = LEADERS + office

@@ -29,7 +29,6 @@ from primordia.domain.lease import (
     Grant,
     Granted,
     LeaseState,
-    LeaseTimings,
     Look,
     Mine,
     Outcome,
@@ -43,6 +42,7 @@ from primordia.domain.lease import (
     holds,
     lease_key,
 )
+from primordia.domain.timings import Timings
 from primordia.kit.errors import NotFoundError, PrimordiaError
 from primordia.kit.files import write_atomic
 from primordia.kit.identity import boot_id
@@ -73,7 +73,7 @@ class Holder:
 class LeaseKeeper:
     """Keeps one node's lease. `start` and `stop` belong to the supervisor's thread, as does `status`."""
 
-    def __init__(self, holder: Holder, client: EngineClient, run_dir: Path, timings: LeaseTimings = LeaseTimings()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, holder: Holder, client: EngineClient, run_dir: Path, timings: Timings = Timings()) -> None:  # noqa: B008 (frozen)
         self._holder = holder
         self._client = client
         self._file = run_dir / LEASE_FILE
@@ -220,7 +220,7 @@ def now() -> float:
 def keeper_of(config: dict[str, Any]) -> LeaseKeeper:
     """The keeper of the node that node.json describes."""
     run_dir, pki = Path(config["run_dir"]), Path(config["state_dir"]) / "pki"
-    timings = LeaseTimings()
+    timings = Timings.of(config.get("timings", {}))
     identity = Identity(str(pki / "engine-ca.crt"), str(pki / "engine.crt"), str(pki / "engine.key"))
     client = EngineClient(config["engine"]["endpoints"], identity, timings.request_timeout_s)
     boot = boot_id()

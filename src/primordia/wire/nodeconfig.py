@@ -40,7 +40,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     A node that is a whole real machine has no `netns`, and both addresses are the same. `uplink` is then the interface that
     leads to the outside. `authority_dir` holds the authorities' keys, on the one machine that lets others join.
     Without `plain_templates` lifeforms boot instead of starting as forks. `pool` is the file or device of its pool of volumes
-    (`volumes` names the driver); empty is none, for `pool_reason`.
+    (`volumes` names the driver); empty is none, for `pool_reason`. `timings` are those of `domain/timings.py` that differ
+    from the usual ones; all nodes need the same. `watchdog` is a device that resets the machine when the fence is silent.
     """
 
     soup: str
@@ -72,3 +73,5 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     volumes: str = "btrfs"
     pool: str = ""
     pool_reason: str = ""
+    timings: dict[str, float] = {}
+    watchdog: str = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +14,6 @@ from primordia.domain.lease import (
     Grant,
     Granted,
     LeaseState,
-    LeaseTimings,
     Look,
     Mine,
     Outcome,
@@ -28,8 +26,9 @@ from primordia.domain.lease import (
     decide,
     holds,
 )
+from primordia.domain.timings import Timings
 
-T = LeaseTimings()
+T = Timings()
 
 
 def held(now: float = 100.0) -> LeaseState:
@@ -103,15 +102,6 @@ def test_the_key_itself_is_looked_at_now_and_then():
         assert now < 100 + 2 * T.check_every_s
     state = after(state, T, Free(), now, now)
     assert not holds(state, T, now) and decide(state, T, now) == Grant(6)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"ttl_s": 5}, {"deadline_s": 5.0}, {"request_timeout_s": 2.0}, {"renew_every_s": 0.0}, {"renew_every_s": 3.5}],
-)
-def test_unsafe_timings_are_refused(change):
-    with pytest.raises(ValueError, match="lease timings"):
-        LeaseTimings(**change)
 
 
 class Engine:

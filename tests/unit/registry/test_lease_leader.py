@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from primordia.domain.lease import LeaseTimings
+from primordia.domain.timings import Timings
 from primordia.drivers.store_memory import KeyChange, MemoryStore
 from primordia.kit.errors import PrimordiaError
 from primordia.ports.store import Compare, Put, Store
@@ -226,7 +226,7 @@ def test_through_a_stormy_hour_only_the_holder_writes_and_somebody_always_leads_
             await asyncio.sleep(rng.uniform(0, 3))
         begun = contest.clock.boottime()
         await contest.leader()
-        assert contest.clock.boottime() - begun < 2 * LeaseTimings().ttl_s + LeaseTimings().refused_every_s
+        assert contest.clock.boottime() - begun < 2 * Timings().ttl_s + Timings().refused_every_s
         assert len({name for _, name in contest.writes}) > 1
 
     play(story, seed)
