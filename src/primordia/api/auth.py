@@ -86,7 +86,7 @@ def authorize(user: User, method: str, target: Target) -> None:
 
 
 def guard_change(user: User, old: Resource, new: Resource) -> None:
-    """Of a Node, users change labels, annotations and `spec.unschedulable`; of a Volume not who is to delete its data.
+    """Of a Node, users change all but its range of addresses and its finalizers; of a Volume not who is to delete its data.
 
     Raises RequestError 403.
     """
@@ -114,5 +114,5 @@ def _system(kind: type[Resource]) -> str:
 
 _REMEDY: dict[type[Resource], str] = {
     Context: "Change its Lifeform instead.",
-    Node: "Its labels, annotations and spec.unschedulable may be changed.",
+    Node: "Its labels, annotations, spec.unschedulable, spec.evacuating and spec.maintenance may be changed.",
 }

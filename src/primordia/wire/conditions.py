@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable
 
 import msgspec
 
 from primordia.domain.conditions import Verdict
 from primordia.wire.meta import Condition
+from primordia.wire.resources import Node
 
 
 def merge(before: tuple[Condition, ...], verdicts: Iterable[Verdict], now: str, generation: int = 0) -> tuple[Condition, ...]:
@@ -34,6 +36,17 @@ def is_silent(conditions: Iterable[Condition]) -> bool:
     """Whether these, a Node's, say that nothing is known of it, because its lease has ended."""
     found = find(conditions, "Ready")
     return found is not None and found.status == "Unknown"
+
+
+def in_maintenance(node: Node, now: datetime.datetime) -> bool:
+    """Whether somebody works on the node now: its silence is then no death."""
+    maintenance = node.spec.maintenance
+    if maintenance is None:
+        return False
+    try:
+        return not maintenance.until or now < datetime.datetime.fromisoformat(maintenance.until)
+    except (ValueError, TypeError):  # which validation lets not in: the careful side
+        return True
 
 
 def _merge_one(before: Condition | None, verdict: Verdict, now: str, generation: int) -> Condition:

@@ -175,6 +175,33 @@ class Recovered(Wire, frozen=True, kw_only=True):
     lost_seconds: float = 0
 
 
+class Moving(Wire, frozen=True, kw_only=True):
+    """A move to the node `to` that is under way: from `from_node`, where the lifeform was in `epoch`.
+
+    `phase` is Seeding (its data is brought there, and it runs), Stopping, HandingOver (the last of its data), Starting (it is
+    there, in the next epoch, which `epoch` then is) or GivenUp (it stayed); `message` says what is waited for, or why.
+    `since` is when the move began, `stopped_at` when its contexts were told to stop (RFC 3339).
+    """
+
+    phase: Literal["Seeding", "Stopping", "HandingOver", "Starting", "GivenUp"]
+    to: str = ""
+    from_node: str = ""
+    epoch: int = 0
+    since: str = ""
+    stopped_at: str = ""
+    message: str = ""
+
+
+class Moved(Wire, frozen=True, kw_only=True):
+    """The last move that was made: `epoch` began with it; for `blackout_seconds` no context was ready."""
+
+    from_node: str
+    to: str
+    at: str
+    epoch: int
+    blackout_seconds: float = 0
+
+
 class LifeformSpec(Wire, frozen=True, kw_only=True):
     contexts: tuple[ContextTemplate, ...]
     operating_mode: Literal["Running", "Suspended"] = always("Running")
@@ -211,6 +238,8 @@ class LifeformStatus(Wire, frozen=True, kw_only=True):
     conditions: tuple[Condition, ...] = ()
     contexts: tuple[ContextSummary, ...] = ()
     recovered: Recovered | None = None
+    moving: Moving | None = None
+    moved: Moved | None = None
 
 
 class Lifeform(Resource, tag_field="kind", tag="Lifeform", frozen=True, kw_only=True):
@@ -325,8 +354,18 @@ class NodeCapacity(Wire, frozen=True, kw_only=True):
     contexts: int = 0
 
 
+class Maintenance(Wire, frozen=True, kw_only=True):
+    """Somebody works on the node: its silence is no death. Over at `until` (RFC 3339; empty: when it is taken back)."""
+
+    until: str = ""
+
+
 class NodeSpec(Wire, frozen=True, kw_only=True):
+    """`unschedulable`: it takes no more lifeforms and copies. `evacuating`: the copies on it are to lie elsewhere."""
+
     unschedulable: bool = False
+    evacuating: bool = False
+    maintenance: Maintenance | None = None
     pod_cidr: str = msgspec.field(name="podCIDR", default="")
 
 

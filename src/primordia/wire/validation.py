@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime
 import re
 from collections.abc import Callable
 from typing import Any
@@ -116,6 +117,16 @@ def _check_volume(out: Problems, obj: Volume) -> None:
 
 def _check_node(out: Problems, obj: Node) -> None:
     checks.check_word(out, "spec.podCIDR", obj.spec.pod_cidr, 64)
+    until = obj.spec.maintenance.until if obj.spec.maintenance is not None else ""
+    if until and not _is_moment(until):
+        out.invalid("spec.maintenance.until", f"{show(until)} is no time with a zone, as 2030-01-31T12:00:00Z")
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return datetime.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _check_soup(out: Problems, obj: Soup) -> None:

@@ -92,6 +92,21 @@ class LastSync(Wire, frozen=True, kw_only=True):
     copies: tuple[str, ...] = ()
 
 
+class Handover(Wire, frozen=True, kw_only=True):
+    """Nothing writes the volume any more in `epoch`: the node `to` is to have all of it."""
+
+    to: str
+    epoch: int
+
+
+class HandedOver(Wire, frozen=True, kw_only=True):
+    """All that was written in `epoch` is in snapshot `number` (0: nothing ever was), which the node `to` holds durably."""
+
+    to: str
+    epoch: int
+    number: int = 0
+
+
 class Checkpoint(Wire, frozen=True, kw_only=True):
     """A snapshot with a `name`, which stays until the name is taken away."""
 
@@ -103,9 +118,10 @@ class Checkpoint(Wire, frozen=True, kw_only=True):
 class VolumeStatus(Wire, frozen=True, kw_only=True):
     """`phase` is Pending (no node yet), Bound (of a lifeform), Available (of none) or Unknown (its owner's node is silent).
 
-    The controllers write `phase`, `node` (the owner) and its `epoch`, `replicas` (who is to hold copies), `conditions` and
-    `observed_generation`; the owner's daemon writes `number` (the newest snapshot), `size_bytes` (the disk as it is),
-    `used_bytes` (what it takes in the pool), `copies`, `last_sync` and `checkpoints`. Not each snapshot is written here.
+    The controllers write `phase`, `node` (the owner) and its `epoch`, `replicas` (who is to hold copies), `handover`,
+    `conditions` and `observed_generation`; the owner's daemon writes `number` (the newest snapshot), `size_bytes` (the disk as
+    it is), `used_bytes` (what it takes in the pool), `copies`, `last_sync`, `handed_over` and `checkpoints`. Not each snapshot
+    is written here.
     """
 
     phase: str = always("Pending")
@@ -119,6 +135,8 @@ class VolumeStatus(Wire, frozen=True, kw_only=True):
     used_bytes: int = 0
     copies: tuple[VolumeCopy, ...] = ()
     last_sync: LastSync | None = None
+    handover: Handover | None = None
+    handed_over: HandedOver | None = None
     checkpoints: tuple[Checkpoint, ...] = ()
 
 
