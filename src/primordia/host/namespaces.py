@@ -221,6 +221,11 @@ async def remove(soup: str, nodes: Iterable[str] | None = None) -> None:
             (_NAMES / name).unlink(missing_ok=True)
 
 
+def exists(name: str) -> bool:
+    """Whether there is such a namespace."""
+    return (_NAMES / name).exists() and _is_namespace(_NAMES / name)
+
+
 def leftovers(soups: Iterable[str]) -> list[str]:
     """Namespaces named as ours that belong to none of `soups`."""
     known = {name for soup in soups for name in _names_of(soup, None)}

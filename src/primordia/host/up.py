@@ -218,7 +218,7 @@ async def _start_node(
         await systemd.start(soup.name)
         process = None
     else:
-        process = _spawn_supervisor(here)
+        process = spawn_supervisor(here)
     deadline = time.monotonic() + SUPERVISOR_WITHIN_S
     while not running_pid(here.run / PID_FILE):
         if (process is not None and process.poll() is not None) or time.monotonic() > deadline:
@@ -239,7 +239,7 @@ def _settings(soup: SoupFile, node: SoupNode, paths: SoupPaths, cache: Path, too
     return msgspec.structs.replace(known, cache_dir=str(cache), tools=tools, timings=soup.timings or known.timings)
 
 
-def _spawn_supervisor(here: NodePaths) -> subprocess.Popen[bytes]:
+def spawn_supervisor(here: NodePaths) -> subprocess.Popen[bytes]:
     """A process of its own session, running this very code; it outlives us."""
     with (here.logs / "supervisor.log").open("ab") as log:
         return subprocess.Popen(
