@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from primordia.domain.lease import lease_key
+from primordia.domain.lease import lease_key, life_key
 from primordia.domain.timings import Timings
 from primordia.ports.store import KeyValue
 from primordia.testing.lease import kept_lease, told, wait_until
@@ -43,13 +43,13 @@ def keeper_process(engine: Engine, run_dir: Path, incarnation: str) -> Iterator[
         process.wait()
 
 
-def stored(engine: Engine) -> KeyValue | None:
+def stored(engine: Engine, key: str = lease_key("n1")) -> KeyValue | None:
     """The node's key as the engine has it."""
 
     async def read() -> KeyValue | None:
         store = engine.store()
         try:
-            return await store.get(lease_key("n1"))
+            return await store.get(key)
         finally:
             await store.close()
 
@@ -69,6 +69,8 @@ def test_the_key_is_held_told_and_given_back(own_engine: Engine, tmp_path: Path)
         again = stored(own_engine)
         assert again is not None and again.create_revision == found.create_revision
     assert stored(own_engine) is None
+    life = stored(own_engine, life_key("n1"))
+    assert life is not None and (life.value, life.mod_revision, life.lease) == (found.value, found.create_revision, 0)
     assert told(tmp_path)["createRevision"] == 0
 
 

@@ -27,6 +27,7 @@ from primordia.domain.addresses import most_nodes, node_share
 from primordia.kit.clock import Clock
 from primordia.kit.errors import AlreadyExistsError, CapacityError, NotFoundError, PermanentError, TemporaryError
 from primordia.ports.store import Compare, Delete, KeyValue, Put, Store
+from primordia.registry import lives
 from primordia.registry.rules import timestamp
 from primordia.wire.joining import JoinRequest, JoinToken, TokenInfo
 from primordia.wire.resources import Node
@@ -150,7 +151,8 @@ class Joining:
         raise TemporaryError("Too many machines join at once.", remedy="Try again in a moment.")
 
     async def forget(self, name: str) -> None:
-        """Free the name and number of a node that has left; harmless when it is not known."""
+        """Free the name and number of a node that has left, and its life's keys; harmless when it is not known."""
+        await lives.forget(self._store, name)
         found = await self._store.get(_node(name))
         if found is not None:
             entry = _decode(Joined, found)

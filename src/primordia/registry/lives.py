@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from primordia.domain.lease import DEATHS, LIVES, death_key, lease_key, life_key
-from primordia.ports.store import Compare, KeyValue, Put
+from primordia.ports.store import Compare, Delete, KeyValue, Put, Store
 from primordia.registry.keys import ROOT
 
 __all__ = ["DEATHS", "HOLDINGS", "LIVES", "Death", "Held", "Holding", "Life"]
@@ -85,6 +85,12 @@ def dead_guards(node: str, life: int) -> tuple[Compare, ...]:
 def death_put(node: str, death: Death) -> Put:
     """The operation that declares it."""
     return Put(death_key(node), msgspec.json.encode(death))
+
+
+async def forget(store: Store, node: str) -> None:
+    """Remove what is kept of a node that has left the soup. Raises StoreUnavailableError."""
+    held = [item.key for item in (await store.list(HOLDINGS)).items if node in item.key.removeprefix(HOLDINGS).split("/")]
+    await store.txn([], [Delete(life_key(node)), Delete(death_key(node)), *map(Delete, held)])
 
 
 def _read(item: KeyValue | None, kind: type[T]) -> T | None:

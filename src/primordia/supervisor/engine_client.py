@@ -36,7 +36,16 @@ class StoredKey:
 
     value: bytes
     create_revision: int
+    mod_revision: int
     lease: int
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """A key is ours. `previous` is the revision at which the life before it began; 0: nothing is known of one."""
+
+    create_revision: int
+    previous: int
 
 
 @dataclass(frozen=True)
@@ -80,23 +89,53 @@ class EngineClient:
         """A new lease."""
         return _number(self._call(_GRANT, {"TTL": ttl_s}).get("ID"))
 
-    def put_if_absent(self, key: str, value: bytes, lease: int) -> int | StoredKey:
-        """Put a key under a lease and give its create revision, or the key that is there. NotFoundError: no such lease."""
-        put = {"key": _text(key), "value": base64.b64encode(value).decode(), "lease": lease}
+    def claim(self, key: str, life: str, value: bytes, lease: int) -> Claimed | StoredKey:
+        """Put `key` under a lease, and the same value as `life` under none; or give the key that is there.
+
+        NotFoundError: no such lease.
+        """
+        encoded = base64.b64encode(value).decode()
         answer = self._call(
             _TXN,
             {
-                "compare": [{"key": _text(key), "target": "CREATE", "result": "EQUAL", "create_revision": 0}],
-                "success": [{"request_put": put}],
+                "compare": [_created(key, 0)],
+                "success": [
+                    {"request_range": {"key": _text(life)}},
+                    {"request_put": {"key": _text(key), "value": encoded, "lease": lease}},
+                    {"request_put": {"key": _text(life), "value": encoded}},
+                ],
                 "failure": [{"request_range": {"key": _text(key)}}],
             },
         )
-        if answer.get("succeeded"):
-            return _number(_dict(answer.get("header")).get("revision"))
         found = _first(_dict((_list(answer.get("responses")) or [{}])[0].get("response_range")))
+        if answer.get("succeeded"):
+            revision = _number(_dict(answer.get("header")).get("revision"))
+            return Claimed(revision, 0 if found is None else found.mod_revision)
         if found is None:
             raise EngineAwayError(f"The engine at {self.server} says neither that {key} is there nor that it is not.")
         return found
+
+    def bury(self, key: str, life: int, death: str, value: bytes) -> bool:
+        """If `key` is still of that life, put `death` and delete it; whether it was."""
+        answer = self._call(
+            _TXN,
+            {
+                "compare": [_created(key, life)],
+                "success": [
+                    {"request_put": {"key": _text(death), "value": base64.b64encode(value).decode()}},
+                    {"request_delete_range": {"key": _text(key)}},
+                ],
+                # One that neither writes nor reads is answered without asking the engine's leader.
+                "failure": [{"request_range": {"key": _text(key)}}],
+            },
+        )
+        return bool(answer.get("succeeded"))
+
+    def list(self, prefix: str) -> dict[str, StoredKey]:
+        """The keys that begin so, linearizable, by what follows in their names."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        answer = self._call(_RANGE, {"key": _text(prefix), "range_end": _text(end)})
+        return {name.removeprefix(prefix): _stored(item) for item in _list(answer.get("kvs")) for name in [_name(item)]}
 
     def keep_alive(self, lease: int) -> bool:
         """Renew a lease; False when it is gone."""
@@ -183,16 +222,30 @@ def _text(key: str) -> str:
     return base64.b64encode(key.encode()).decode()
 
 
+def _created(key: str, revision: int) -> dict[str, Any]:
+    return {"key": _text(key), "target": "CREATE", "result": "EQUAL", "create_revision": revision}
+
+
 def _first(answer: dict[str, Any]) -> StoredKey | None:
     """The key of a range's answer. Raises EngineAwayError when it is none."""
     items = _list(answer.get("kvs"))
-    if not items:
-        return None
+    return _stored(items[0]) if items else None
+
+
+def _stored(item: dict[str, Any]) -> StoredKey:
+    revisions = _number(item.get("create_revision")), _number(item.get("mod_revision"))
+    return StoredKey(_bytes(item.get("value")), *revisions, _number(item.get("lease")))
+
+
+def _name(item: dict[str, Any]) -> str:
+    return _bytes(item.get("key")).decode(errors="replace")
+
+
+def _bytes(value: object) -> bytes:
     try:
-        value = base64.b64decode(str(items[0].get("value", "")), validate=True)
+        return base64.b64decode(str(value or ""), validate=True)
     except ValueError as error:
         raise EngineAwayError(f"The engine's answer cannot be read ({error}).") from error
-    return StoredKey(value, _number(items[0].get("create_revision")), _number(items[0].get("lease")))
 
 
 def _number(value: object) -> int:

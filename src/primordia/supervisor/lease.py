@@ -41,6 +41,7 @@ from primordia.domain.lease import (
     decide,
     holds,
     lease_key,
+    life_key,
 )
 from primordia.domain.timings import Timings
 from primordia.kit.errors import NotFoundError, PrimordiaError
@@ -150,8 +151,8 @@ class LeaseKeeper:
         if isinstance(action, Grant):
             return Granted(self._client.grant(action.ttl_s))
         if isinstance(action, Claim):
-            answer = self._client.put_if_absent(self._key, self._value, action.lease)
-            return self._judge(answer) if isinstance(answer, StoredKey) else Mine(action.lease, answer)
+            answer = self._client.claim(self._key, life_key(self._holder.node), self._value, action.lease)
+            return self._judge(answer) if isinstance(answer, StoredKey) else Mine(action.lease, answer.create_revision)
         assert isinstance(action, Look)
         found = self._client.get(self._key)
         return Free() if found is None else self._judge(found)

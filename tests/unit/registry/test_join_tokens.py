@@ -10,6 +10,8 @@ import pytest
 from primordia.drivers.store_memory import MemoryStore
 from primordia.kit.clock import SystemClock
 from primordia.kit.errors import AlreadyExistsError, CapacityError, NotFoundError
+from primordia.ports.store import Put
+from primordia.registry import lives
 from primordia.registry.joining import Joined, Joining, TokenError
 from primordia.wire.joining import JoinRequest, JoinToken
 from primordia.wire.meta import ObjectMeta
@@ -116,3 +118,12 @@ async def test_names_and_addresses_of_others_are_refused_and_use_nothing_up(join
     with pytest.raises(CapacityError):
         await admit(joining, request(token), cidr="10.128.0.0/19")
     assert (await admit(joining, request(token))).name == "n2"
+
+
+async def test_a_node_that_left_leaves_no_keys_of_its_lives(joining: Joining) -> None:
+    store = joining._store
+    kept = [lives.life_key("n3"), lives.holding_key("n3", "n1")]
+    gone = [lives.life_key("n2"), lives.death_key("n2"), lives.holding_key("n2", "n1"), lives.holding_key("n3", "n2")]
+    await store.txn([], [Put(key, b"{}") for key in kept + gone])
+    await joining.forget("n2")
+    assert sorted(item.key for item in (await store.list("/primordia/")).items) == sorted(kept)
