@@ -292,6 +292,16 @@ async def test_the_real_agent_boots(tools: Tools, tmp_path: Path) -> None:
         assert machine.identity.pid > 0
 
 
+async def test_a_guest_that_starts_again_before_it_is_up_may(world: Guests, spec: MachineSpec, tmp_path: Path) -> None:
+    drive = Drive("again", disk(tmp_path / "again", b"start again"))
+    machine = await world.vmm().start(replace(spec, drives=(drive,)))
+    line = await up(machine)
+    assert await line.ask("read again") == "done"
+    await line.say("reboot")
+    async with asyncio.timeout(DEADLINE_S):
+        assert "rebooted" in (await machine.wait()).detail
+
+
 async def test_a_guest_whose_kernel_finds_no_timer_ends_instead_of_sleeping_for_ever(world: Guests) -> None:
     """On a busy host a kernel may take its timer's frequency for too low; nothing in such a guest would ever time out."""
     spec = world.spec()

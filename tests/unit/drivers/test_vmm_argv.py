@@ -34,7 +34,7 @@ def after(argv: tuple[str, ...], flag: str) -> list[str]:
 def test_the_machine_is_a_bare_microvm() -> None:
     argv = qemu_argv(SPEC, TOOLS, TCG, FILES)
     assert argv[0] == TOOLS.qemu
-    assert {"-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-no-shutdown"} <= set(argv)
+    assert {"-nodefaults", "-no-user-config", "-nographic", "-no-shutdown"} <= set(argv)
     assert after(argv, "-M")[0] == "microvm,acpi=on,x-option-roms=off,suppress-vmdesc=on,memory-backend=ram"
     assert after(argv, "-L") == ["/nowhere/qemu", "/nowhere/seabios"]
     assert after(argv, "-sandbox") == ["on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]

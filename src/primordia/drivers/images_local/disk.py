@@ -18,6 +18,7 @@ from pathlib import Path
 
 from primordia.kit.command import CommandError, run
 from primordia.kit.errors import CapacityError, InvalidError, PermanentError, PrimordiaError
+from primordia.kit.units import human_bytes
 
 _FULL = r"no space left on device|disk quota exceeded|not enough free space|short write"
 _BLOCK = 4096
@@ -26,6 +27,7 @@ _MIB = 1024 * 1024
 _FEATURES = "none,64bit,dir_index,dir_nlink,extent,extra_isize,filetype,flex_bg,huge_file,large_file,sparse_super"
 _SMALLEST_SCRATCH = 8 * _MIB
 _NO_ROOM_BYTES = 64 * 1024
+_MAKE_ROOM = "Free some space: `primordia image prune` removes images that nothing uses."
 _NAMESPACE = uuid.UUID("6f1f9b1e-0d64-5a83-9c55-3a0b8d0f52aa")
 # No configuration of the machine's own, and a fixed time in the superblock (2026-01-01).
 _ENV = {"MKE2FS_CONFIG": "/dev/null", "E2FSPROGS_FAKE_TIME": "1767225600", "LC_ALL": "C"}
@@ -148,11 +150,23 @@ def has_no_room(folder: Path) -> bool:
     return room.f_bavail * room.f_frsize < _NO_ROOM_BYTES or (room.f_files > 0 and room.f_favail == 0)
 
 
+def want_room(folder: Path, wanted_bytes: int) -> None:
+    """Raises CapacityError when the file system of `folder` has not so much left."""
+    room = os.statvfs(folder)
+    free_bytes = room.f_bavail * room.f_frsize
+    if wanted_bytes > free_bytes:
+        raise CapacityError(
+            f"The disk that holds {folder} is too full: {human_bytes(free_bytes)} are free, not {human_bytes(wanted_bytes)}.",
+            remedy=_MAKE_ROOM,
+            reason="DiskFull",
+        )
+
+
 def full(folder: Path) -> CapacityError:
     """The error for a disk without room."""
     return CapacityError(
         f"The disk that holds {folder} is full.",
-        remedy="Free some space: `primordia image prune` removes images that nothing uses.",
+        remedy=_MAKE_ROOM,
         reason="DiskFull",
     )
 

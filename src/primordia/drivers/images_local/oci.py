@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from primordia.drivers.images_local.disk import full, has_no_room, says_full
+from primordia.drivers.images_local.disk import full, has_no_room, says_full, want_room
 from primordia.drivers.images_local.hostile import CorruptImageError, Limits
 from primordia.drivers.images_local.oci_layout import ARCHITECTURE, MANIFEST, OS, REF_NAME, OciImage
 from primordia.drivers.images_local.reference import RegistryReference
@@ -66,7 +66,9 @@ async def pull(reference: RegistryReference, work: Path, *, tls_verify: bool, ne
 
 async def unpack(image: OciImage, layout: Path, work: Path, limits: Limits) -> Path:
     """Scan and unpack an image of a layout below `work`; returns the tree. Raises what the scan raises."""
-    await scan_layers(layout, image.layers, limits)
+    found = await scan_layers(layout, image.layers, limits)
+    # Asked before, not after: on a disk that fills up umoci may die of a race of its own before it can say why.
+    want_room(work, found.unpacked_bytes)
     tree = work / "tree"
     argv = ["umoci", "raw", "unpack", "--image", f"{pin(image, layout, work)}:{PULLED_TAG}", str(tree)]
     done = await run(argv, timeout_s=3600, check=False)

@@ -19,6 +19,7 @@ Flags were chosen by measuring boot under TCG (docs/design/0002-qemu-microvm.md 
   settings (`send-configuration=off`) and no description (`suppress-vmdesc`), and nothing is announced to any network.
 - The network card has no announcements of its own either (`guest_announce=off`). With them and `announce-rounds=0` QEMU frees
   the card's timer as it loads it and still uses it at the card's next reset, which every guest does that powers off.
+- A fork that resets has ended (`-no-reboot`). One that boots gets the same once its agent's channel is open (`machine.py`).
 - `-no-shutdown` keeps the process when the guest has ended, until the driver has read the last words of its console.
 """
 
@@ -87,7 +88,7 @@ def qemu_argv(spec: MachineSpec, tools: Tools, accelerator: Accelerator, files: 
         *("-smp", str(vcpus(spec))),
         *("-m", f"size={spec.memory_bytes}B"),
         *(_booting(spec, accelerator, files) if files.kernel >= 0 else _forking(spec, files)),
-        *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-no-shutdown"),
+        *("-nodefaults", "-no-user-config", "-nographic", "-no-shutdown"),
         *("-sandbox", _SANDBOX),
         *("-chardev", f"socket,id=monitor,fd={files.monitor},server=on,wait=off", "-mon", "chardev=monitor,mode=control"),
         *("-chardev", f"ringbuf,id={CONSOLE},size={CONSOLE_BYTES}", "-serial", f"chardev:{CONSOLE}"),
@@ -115,7 +116,7 @@ def _forking(spec: MachineSpec, files: Descriptors) -> tuple[str, ...]:
     memory = ("-object", f"memory-backend-file,id=ram,size={spec.memory_bytes}B,{file}")
     stream = ("-global", "migration.send-configuration=off", "-global", "migration.announce-rounds=0")
     state = ("-add-fd", f"fd={files.state},set={_STATE_SET}", "-incoming", f"file:/dev/fdset/{_STATE_SET}", "-S")
-    return (*memory, *stream, *state)
+    return (*memory, *stream, *state, "-no-reboot")
 
 
 def _processor(accelerator: Accelerator, files: Descriptors) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ class QemuVmm:
             await self._clear(run_dir, self._group(cgroup))
             return None
         machine = QemuMachine(uid, run_dir, self._group(cgroup), found, rundir.open_stderr(run_dir))
-        machine.go_on_after_freeze()
+        machine.adopted()
         return machine
 
     async def _begin(self, spec: MachineSpec, image: Path | None) -> QemuMachine:

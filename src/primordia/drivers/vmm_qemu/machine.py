@@ -3,6 +3,9 @@
 Two tasks watch it. One follows the monitor and connects again when it is lost; when the guest has ended it reads the last
 of the console and tells QEMU to quit. The other waits for the process, however it ends, clears up and gives the verdict.
 Neither needs the other: a monitor that is dead or lies can delay no kill, and hide no end.
+
+A guest's kernel that finds no timer that works, as happens on a host that is very busy, starts again before it opens the
+agent's channel. So a machine that boots may reset a few times until then; from then on a reset is its end.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 
 from primordia.drivers.vmm_qemu import rundir
 from primordia.drivers.vmm_qemu.argv import AGENT_DEVICE, CONSOLE_BYTES
-from primordia.drivers.vmm_qemu.endings import Evidence, exit_of, start_error
+from primordia.drivers.vmm_qemu.endings import Evidence, exit_of, panic_text, start_error
 from primordia.drivers.vmm_qemu.freeze import take_image
 from primordia.drivers.vmm_qemu.layout import drive_node, read_note
 from primordia.drivers.vmm_qemu.process import Process
@@ -36,6 +39,7 @@ _RECONNECT_AFTER_S = 0.2
 _LOADING_POLL_S = 0.001
 _QUIT_WITHIN_S = 5.0
 _DEAD_WITHIN_S = 20.0
+_MOST_RESTARTS = 3
 # Run states of a guest that will never run again, by the reason they mean when the event itself was missed.
 _ENDED_STATES = {"shutdown": "guest-ended", "guest-panicked": "guest-panic", "internal-error": "internal-error"}
 
@@ -56,6 +60,7 @@ class QemuMachine:
         self._evidence: Evidence | None = None
         self._guest_ended = asyncio.Event()
         self._booted = asyncio.Event()
+        self._restarts = 0
         self._connected = asyncio.Event()
         self._exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._channel: asyncio.StreamWriter | None = None
@@ -205,8 +210,9 @@ class QemuMachine:
             self._channel.close()
         self._let_go()
 
-    def go_on_after_freeze(self) -> None:
-        """Let it go on if it stands for a freeze that its daemon did not live to end."""
+    def adopted(self) -> None:
+        """It is an earlier daemon's: let it go on if it stands for a freeze that was not ended; it counts as booted."""
+        self._booted.set()
         self._standing.go_on_after_death()
 
     def _check_life(self) -> None:
@@ -234,8 +240,27 @@ class QemuMachine:
             self._ended_by(str(data.get("reason", "guest-shutdown")))
         elif name == "GUEST_PANICKED":
             self._ended_by("guest-panic")
+        elif name == "RESET" and data.get("guest"):
+            self._restarts += 1
+            self._tasks.start(self._judge_reset(), name="reset")
         elif name == "VSERPORT_CHANGE" and data.get("id") == AGENT_DEVICE and data.get("open"):
             self._booted.set()
+            self._tasks.start(self._end_at_resets(), name="booted")
+
+    async def _judge_reset(self) -> None:
+        """A kernel that panicked, one that starts again and again, and one that had started already, have ended."""
+        if self._monitor is not None:
+            with contextlib.suppress(PrimordiaError):
+                await self._read_console(self._monitor)
+        if self._booted.is_set() or self._restarts > _MOST_RESTARTS or panic_text(self._console):
+            self._ended_by("guest-reset")
+        else:
+            log.warning("microVM %s starts again, by itself, before it was up", self._uid)
+
+    async def _end_at_resets(self) -> None:
+        if self._monitor is not None:
+            with contextlib.suppress(PrimordiaError):
+                await self._monitor.end_at_resets()
 
     def _ended_by(self, reason: str) -> None:
         """The first reason is the true one: our own `quit` raises the same event afterwards."""
@@ -259,6 +284,8 @@ class QemuMachine:
             state = await monitor.status()
             if state in _ENDED_STATES:
                 self._ended_by(_ENDED_STATES[state])
+            if self._booted.is_set():
+                await monitor.end_at_resets()
             self._monitor = monitor
             self._connected.set()
             await self._until_ended_or_lost(monitor)

@@ -110,6 +110,10 @@ class Monitor:
             return base64.b64decode(str(answer)).decode(errors="replace")
         return ""
 
+    async def end_at_resets(self) -> None:
+        """From now on a guest that resets has ended, as with `-no-reboot`."""
+        await self.execute("set-action", {"reboot": "shutdown"})
+
     async def lost(self) -> None:
         """Wait until the connection is gone."""
         while self._client.runstate.name == "RUNNING":
