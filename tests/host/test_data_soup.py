@@ -91,6 +91,7 @@ async def test_data_outlives_everything_but_its_destruction(soup: Many) -> None:
         assert soup.runs() == {}
         await change(client, operating_mode="Running")
         await starts(client, 3)
+        await goes_on_from_its_memory(client, soup)
         await refuses_what_does_not_fit(client)
         await deleted(client, Lifeform, "db")
     await host.down(soup.soup.name, lambda step: None)
@@ -107,6 +108,29 @@ async def test_data_outlives_everything_but_its_destruction(soup: Many) -> None:
         await deleted(client, Lifeform, "db")
         await deleted(client, Volume, "db.main")
     assert list((soup.paths("n1").volumes / "volumes").iterdir()) == []
+
+
+async def goes_on_from_its_memory(client: AsyncClient, soup: Many) -> None:
+    """Its program is not started again, unless what is on its disk is another thing than it knows."""
+    await said(client, "echo three > /tmp/memory; echo unwritten > /var/data/late")
+    for started_from, text in (("memory", "three\n"), ("disk", "")):
+        await change(client, operating_mode="Suspended", keep_memory=True)
+        assert await client.wait(Lifeform, "db", lambda one: one is not None and one.status.phase == "Suspended")
+        assert soup.runs() == {}
+        kept = (await client.get(Context, "db.main")).status
+        assert kept.reason == "MemoryKept", kept
+        if not text:
+            volume = await client.get(Volume, "db.main")
+            disk = soup.paths("n1").volumes / "volumes" / volume.metadata.uid / "live" / "disk"
+            os.utime(disk)  # as any write does
+        await change(client, operating_mode="Running")
+        await starts(client, 3 if text else 4)
+        assert await said(client, "cat /tmp/memory 2>/dev/null || true") == text
+        assert await said(client, "cat /var/data/late") == "unwritten\n"
+        status = (await client.get(Context, "db.main")).status
+        assert (status.started_from == "memory") == (started_from == "memory"), status
+        told = find(status.conditions, "ResumedFromMemory")
+        assert told is not None and told.status == ("True" if text else "False"), told
 
 
 async def deleted(client: AsyncClient, kind: type[Lifeform] | type[Volume], name: str) -> None:

@@ -7,6 +7,8 @@ import re
 import time
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from primordia.node.forks.service import ForkService
 from primordia.ports.forks import ClaimRequest, ForkRequest
 from primordia.testing.realnode import RealNode, real_node
@@ -57,6 +59,7 @@ async def test_real_microvms_fork() -> None:
     async with real_node() as node:
         await starts_as_a_fork(node)
         await has_children(node)
+        await goes_on_from_its_memory(node)
         await is_claimed(node)
         for name in ("first", "second"):
             await node.registry.delete(Lifeform, name, "default")
@@ -121,6 +124,46 @@ async def has_children(node: RealNode) -> None:
     print(f"fork of a fork: pause {grand.pause_ms} ms, copied {grand.copied_bytes}, {grand.children}")
     assert grand.children[0].message == ""
     assert (await node.context(grand.children[0].name)).spec.depth == 2
+
+
+async def goes_on_from_its_memory(node: RealNode) -> None:
+    """One that booted and one that is a fork: they count on as themselves, though the daemon ended meanwhile."""
+    people = {}
+    for name in ("first", "second"):
+        people[name] = (await count(node, f"{name}.main"), await said(node, f"{name}.main", WHO))
+        await change(node, name, operating_mode="Suspended", keep_memory=True)
+    for name in people:
+        await node.until(lambda name=name: is_stopped(node, name), f"{name} stands")  # type: ignore[misc]
+    await node.drop()
+    await asyncio.sleep(2)
+    await node.start()
+    for name, (before, who) in people.items():
+        await change(node, name, operating_mode="Running")
+        status = (await node.ready(f"{name}.main")).status
+        assert status.started_from == "memory", (status, await node.events())
+        now = await count(node, f"{name}.main")
+        assert before <= now < before + 100, "it goes on from where it was"
+        again = (await said(node, f"{name}.main", WHO)).splitlines()
+        assert again[1:-1] == who.splitlines()[1:-1] and again[0] != who.splitlines()[0]
+        assert abs(int(again[-1]) - time.time()) < 2
+        print(f"{name} went on from its memory after {status.boot_ms} ms")
+
+        async def goes_on(name: str = name, now: int = now) -> bool:
+            return await count(node, f"{name}.main") > now
+
+        await node.until(goes_on, f"{name} counts on")
+    kept = list((Path(node.config.state_dir) / "suspended").iterdir())
+    assert kept == [], "an image is used once"
+
+
+async def change(node: RealNode, name: str, **fields: object) -> None:
+    await node.registry.mutate(Lifeform, name, "default", lambda one: replace(one, spec=replace(one.spec, **fields)))
+
+
+async def is_stopped(node: RealNode, name: str) -> bool:
+    status = (await node.context(f"{name}.main")).status
+    assert status.reason in ("", "MemoryKept"), status
+    return status.phase == "Stopped"
 
 
 async def is_claimed(node: RealNode) -> None:

@@ -137,7 +137,12 @@ def _lifeform(obj: Lifeform) -> Lines:
     status, spec = obj.status, obj.spec
     return [
         ("Phase", status.phase),
-        ("Mode", spec.operating_mode),
+        (
+            "Mode",
+            f"{spec.operating_mode}, its memory kept"
+            if spec.keep_memory and spec.operating_mode == "Suspended"
+            else spec.operating_mode,
+        ),
         (
             "Node",
             " ".join(

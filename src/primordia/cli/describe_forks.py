@@ -8,7 +8,7 @@ from primordia.wire.tables import warm_up_words
 
 Lines = list[tuple[str, str]]
 
-CAME = {"warm": "a fork that waited", "cold": "a fork made for it", "boot": "a boot"}
+CAME = {"warm": "a fork that waited", "cold": "a fork made for it", "memory": "its own memory, kept", "boot": "a boot"}
 
 
 def whose_lines(obj: Context) -> Lines:

@@ -45,5 +45,9 @@ def add(commands: tree.Commands) -> None:
         mode = tree.add(commands, verb, f"modes:{verb}", summary)
         mode.add_argument("names", nargs="+", metavar="NAME")
         mode.add_argument("-q", "--quiet", action="store_true", help="no progress, and nothing printed")
+        if verb == "suspend":
+            mode.add_argument(
+                "--memory", action="store_true", help="keep what they have in memory too, and go on from there where possible"
+            )
         tree.waiting(mode, default=True, timeout=120)
         tree.client(mode)

@@ -187,6 +187,7 @@ def _blueprint(lifeform: Lifeform, template: ContextTemplate, volume: Volume | N
             epoch=lifeform.status.epoch,
             template=template,
             wanted="Stopped" if is_suspended(lifeform) else "Running",
+            keep_memory=is_suspended(lifeform) and spec.keep_memory,
             restart_policy=spec.restart_policy,
             network=spec.network,
             termination_grace_period_seconds=spec.termination_grace_period_seconds,

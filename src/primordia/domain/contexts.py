@@ -27,7 +27,8 @@ MainPhase = Literal["none", "running", "ended"]
 class Wish:
     """What the registry says. `known` is false until it has been read: then nothing is started and nothing removed.
 
-    `fingerprint` stands for everything a running microVM cannot change: template and epoch.
+    `fingerprint` stands for everything a running microVM cannot change: template and epoch. `keep_memory`: one that stops
+    is to go on later from where it was.
     """
 
     known: bool = True
@@ -37,6 +38,7 @@ class Wish:
     fingerprint: str = ""
     restart_policy: str = "Always"
     fork: bool = False
+    keep_memory: bool = False
 
     @property
     def removed(self) -> bool:
@@ -108,10 +110,11 @@ class Finish:
 
 @dataclass(frozen=True)
 class Stop:
-    """Shut the guest down in order; the next start is made because of `next_because`."""
+    """Shut the guest down in order; the next start is made because of `next_because`, from its memory if that is kept."""
 
     next_because: Because | None
     reason: str
+    keep_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def decide(wish: Wish, seen: Seen, now: float) -> Action:
             return Stop(None, "the context is deleted")
         return Remove("the context is deleted")
     if wish.known and not wish.running:
-        return _towards_stopped(seen)
+        return _towards_stopped(wish, seen)
     return _with_machine(wish, seen) if seen.machine else _without_machine(wish, seen, now)
 
 
@@ -169,9 +172,9 @@ def still_wanted(action: Action, wish: Wish, fingerprint: str) -> bool:
     return True
 
 
-def _towards_stopped(seen: Seen) -> Action:
+def _towards_stopped(wish: Wish, seen: Seen) -> Action:
     if seen.machine:
-        return Stop("Resumed", "it is suspended")
+        return Stop("Resumed", "it is suspended", keep_memory=wish.keep_memory and not wish.fork)
     if seen.run is not None and seen.run.phase != "stopped":
         return Close("it is suspended")
     return Rest("Stopped")

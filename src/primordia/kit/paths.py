@@ -92,6 +92,11 @@ class NodePaths:
         """Images of running contexts, frozen for their children; each goes with the last of them."""
         return self.state / "forks"
 
+    @property
+    def suspended(self) -> Path:
+        """Images of contexts whose memory was kept when they were suspended; each is used once."""
+        return self.state / "suspended"
+
     def context_state(self, uid: str) -> Path:
         """A context's durable record and scratch disk."""
         return self.state / "contexts" / uid

@@ -14,6 +14,7 @@ from primordia.kit.errors import NotFoundError, PrimordiaError
 from primordia.node.guests import GuestLinks
 from primordia.node.live import Live
 from primordia.node.machines import Machines
+from primordia.node.records import Memory
 from primordia.node.services import Services
 from primordia.node.starting import Starter
 from primordia.ports.guest import Guest, GuestError
@@ -62,6 +63,8 @@ class Executor:
             log.info("%s: adopted, pid %d", live.title, machine.identity.pid)
             self.machines.hold(live, machine)
             await self._bind_again(live)
+            if live.record.run is not None and live.record.run.memory == "keeping":
+                await machine.resume()
 
     async def _bind_again(self, live: Live) -> None:
         """Whoever held the machine before may have bound it to another CPU time, or to none."""
@@ -104,9 +107,15 @@ class Executor:
     async def _stop(self, live: Live, action: Stop) -> None:
         run, services = live.record.run, self._services
         started = run is not None and run.phase == "running"
+        memory, said = await self._keep(live) if started and action.keep_memory else ("", "")
+        if memory == "kept":
+            await self.machines.record_stop(live, action.next_because or "", memory, said)
+            live.log.complete()
+            await self.machines.kill(live)
+            return
         if live.context is not None and started:
             services.events.record(live.context, "Stopping", f"It is shut down, for {action.reason}.")
-        await self.machines.record_stop(live, action.next_because or "")
+        await self.machines.record_stop(live, action.next_because or "", memory, said)
         if started and live.guest is None:
             with contextlib.suppress(TimeoutError, PrimordiaError):
                 await self.links.connect(live, _LAST_CALL_S)
@@ -115,11 +124,34 @@ class Executor:
         else:
             await self.machines.kill(live)
 
+    async def _keep(self, live: Live) -> tuple[Memory, str]:
+        """Keep its memory; what became of that. A microVM whose memory was not kept runs as before."""
+        services = self._services
+        assert services.memories is not None
+        await self.machines.record_memory(live, "keeping")
+        try:
+            if live.guest is None:
+                with contextlib.suppress(TimeoutError):
+                    await within(services.clock, services.settings.call_deadline_s, self._attach(live))
+            said = await services.memories.keep(live)
+        except (PrimordiaError, OSError) as error:
+            why = error.message if isinstance(error, PrimordiaError) else f"{error.strerror or error}."
+            log.warning("%s: its memory is not kept: %s", live.title, error)
+            if live.context is not None:
+                words = f"Its memory is not kept, and it will start from its disk: {why}"
+                services.events.record(live.context, "MemoryNotKept", words, warning=True)
+            return "not kept", why
+        if live.context is not None:
+            services.events.record(live.context, "MemoryKept", f"It stands: {said}")
+        return "kept", said
+
     async def _remove(self, live: Live) -> None:
         """Every trace goes before the finalizer does, so that a context that is gone has left nothing."""
         services = self._services
         if services.volumes is not None and live.is_fork:
             await services.volumes.scratch.drop(live.uid)
+        if services.memories is not None and not live.is_fork:
+            await services.memories.forget(live.uid)
         await services.records.remove(live.uid)
         for uid in {live.uid, live.record.machine}:
             shutil.rmtree(services.paths.context_run(uid), ignore_errors=True)

@@ -98,6 +98,7 @@ class Live:
             fingerprint=self._own_print(spec) if self.is_fork else fingerprint(spec),
             restart_policy=spec.restart_policy,
             fork=self.is_fork,
+            keep_memory=spec.keep_memory,
         )
 
     def _own_print(self, spec: ContextSpec) -> str:

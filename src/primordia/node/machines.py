@@ -16,7 +16,7 @@ from primordia.kit.units import parse_milli_cpu
 from primordia.node.guests import GuestLinks
 from primordia.node.live import Live
 from primordia.node.observe import EXIT_BY_MACHINE
-from primordia.node.records import Record
+from primordia.node.records import Memory, Record
 from primordia.node.services import Services
 from primordia.ports.vmm import Machine
 from primordia.registry.rules import timestamp
@@ -125,8 +125,14 @@ class Machines:
         if live.context is not None:
             services.events.record(live.context, "Exited" if status else reason, message, warning=code != 0)
 
-    async def record_stop(self, live: Live, next_because: str) -> None:
-        """Record that the run is over by wish."""
+    async def record_memory(self, live: Live, memory: Memory, said: str = "") -> None:
+        """Record what becomes of the context's memory."""
+        assert live.record.run is not None
+        run = msgspec.structs.replace(live.record.run, memory=memory, memory_said=said)
+        await self.write(live, msgspec.structs.replace(live.record, run=run))
+
+    async def record_stop(self, live: Live, next_because: str, memory: Memory = "", said: str = "") -> None:
+        """Record that the run is over by wish, and what became of its memory."""
         run = live.record.run
         if run is None or run.phase == "stopped":
             return
@@ -136,6 +142,8 @@ class Machines:
             phase="stopped",
             next_because=next_because,
             ends=0,
+            memory=memory,
+            memory_said=said,
             ended_at=run.ended_at if over_by_itself else timestamp(self._services.clock.wall()),
         )
         await self.write(live, msgspec.structs.replace(live.record, run=stopped))

@@ -117,6 +117,7 @@ class Node:
             lease=lease,
             start_guard=StartGuard(registry.store, config.name, lease.life) if lease is not None else None,
             fork_starts=None,
+            memories=None,
             volumes=self.volumes,
             no_pool=pool.why_not,
             sync=self.volume_work.service.sync_with if self.volume_work is not None else None,

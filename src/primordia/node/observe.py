@@ -12,6 +12,7 @@ from primordia.wire.conditions import merge
 from primordia.wire.resources import ContextStatus
 
 EXIT_BY_MACHINE = "MicroVMDied"
+_KEPT = {"kept": "MemoryKept", "not kept": "MemoryNotKept"}
 
 
 def phase_of(live: Live, action: Action) -> str:
@@ -76,8 +77,20 @@ def _why(live: Live, action: Action, run: RunRecord | None, now_s: float) -> tup
     if isinstance(action, Rest):
         if action.phase == "Running" and live.readiness is not None and not live.readiness.ready:
             return "Unready", live.readiness.message
+        if action.phase == "Stopped" and run is not None and run.memory in _KEPT:
+            return _KEPT[run.memory], run.memory_said
         return action.reason, action.message
     return "", ""
+
+
+def _of_memory(run: RunRecord | None) -> list[Verdict]:
+    """What became of its memory at its last suspension."""
+    if run is None or run.memory not in ("kept", "not kept", "resumed", "lost"):
+        return []
+    if run.memory in _KEPT:
+        return [Verdict.of("MemoryKept", run.memory == "kept", _KEPT[run.memory], run.memory_said)]
+    reason = "ResumedFromMemory" if run.memory == "resumed" else "StartsFromDisk"
+    return [Verdict.of("ResumedFromMemory", run.memory == "resumed", reason, run.memory_said)]
 
 
 def _verdicts(live: Live, phase: str, reason: str, message: str) -> list[Verdict]:
@@ -85,6 +98,7 @@ def _verdicts(live: Live, phase: str, reason: str, message: str) -> list[Verdict
     verdicts = [Verdict.of("Ready", ready, "" if ready else reason or phase, "" if ready else message)]
     if live.machine is not None and phase == "Running" and live.guest is None:
         verdicts.append(Verdict("GuestReachable", "False", "GuestUnreachable", "The agent in the guest does not answer."))
+    verdicts += _of_memory(live.record.run)
     if live.faults:
         verdicts.append(Verdict("PortsPublished", "False", "PortTaken", " ".join(live.faults)))
     elif live.context is not None and any(port.publish for port in live.context.spec.template.ports):

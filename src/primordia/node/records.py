@@ -35,6 +35,7 @@ class Offload(Protocol):
     async def __call__(self, work: Callable[[], T]) -> T: ...
 
 
+Memory = Literal["", "keeping", "kept", "not kept", "resumed", "lost"]
 _UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FILE = "record.json"
 
@@ -43,7 +44,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One start. Times in `_s` are boot-time seconds of the boot `boot_id`; those in `_at` are for people.
 
     `machine` is what its microVM is called, where that is not the context's uid, and `slot` the address that its VMM's user
-    is named by, where that is not the context's. `frozen` names the folder of the image that it is a fork of.
+    is named by, where that is not the context's. `frozen` names the folder of the image that it is a fork of. `memory` is what
+    became of its memory when it was suspended, `memory_said` the same in words: being kept, kept or not, gone on from or lost.
     """
 
     number: int
@@ -68,6 +70,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ended_at: str = ""
     end_reason: str = ""
     end_message: str = ""
+    memory: Memory = ""
+    memory_said: str = ""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -41,13 +41,15 @@ NamesHandler = Callable[[Live], InboundHandler]
 @dataclass(frozen=True)
 class Way:
     """How a context starts as a fork: its microVM's name, the address that its VMM's user is named by, the name of its
-    image's folder, and whether it has waited. `hand` is the maker's own."""
+    image's folder, and whether it has waited. `goes_on` says that the image is its own memory: its program runs in it.
+    `hand` is the maker's own."""
 
     machine: str
     slot: str
     frozen: str
     warm: bool
     hand: object
+    goes_on: bool = False
 
 
 GiveAddress = Callable[[Live], None]
@@ -63,11 +65,27 @@ class ForkStarts(Protocol):
         `live` may hold a warm fork then, which its record has to name. Never raises PrimordiaError.
         """
 
+    async def way_on(self, live: Live, root: RootImage) -> Way | str:
+        """A way to go on from the memory that was kept of it; else why there is none, as a clause."""
+
     async def bring_up(self, live: Live, way: Way, files: tuple[SecretFile, ...]) -> None:
         """The microVM, held by `live`, its identity confirmed. Raises PrimordiaError or OSError; `live` may hold it then."""
 
     def booted(self, context: Context, root: RootImage) -> None:
         """A context had to boot: have a template made for the next one."""
+
+
+class Memories(Protocol):
+    """Keeps the memory of contexts while they are suspended."""
+
+    async def keep(self, live: Live) -> str:
+        """Freeze the running context and keep its image; says what was kept. Its microVM stands then, and is to be killed.
+
+        Raises PrimordiaError naming why it could not be kept; it runs then as before.
+        """
+
+    async def forget(self, uid: str) -> None:
+        """Delete what is kept of a context, if anything."""
 
 
 SyncVolume = Callable[[OwnedVolume, float], Awaitable[SyncResult]]
@@ -100,6 +118,7 @@ class Services:
     lease: OwnLease | None
     start_guard: StartGuard | None
     fork_starts: ForkStarts | None
+    memories: Memories | None
     volumes: VolumeKeeper | None
     no_pool: str
     """Why there are no volumes."""

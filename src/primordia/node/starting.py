@@ -57,8 +57,15 @@ def _of_way(way: Way | None) -> dict[str, Any]:
         "machine": way.machine,
         "slot": way.slot,
         "frozen": way.frozen,
-        "started_from": "warm" if way.warm else "cold",
+        "started_from": "memory" if way.goes_on else "warm" if way.warm else "cold",
     }
+
+
+def _of_memory(before: RunRecord | None) -> dict[str, Any]:
+    """What a new run's record says of the memory that was kept of the last: until it is used, or not, in this start."""
+    if before is None or before.phase not in ("stopped", "starting") or before.memory not in ("kept", "lost"):
+        return {}
+    return {"memory": before.memory, "memory_said": before.memory_said}
 
 
 class Starter:
@@ -87,20 +94,41 @@ class Starter:
             if self._services.start_guard is not None:
                 await self._services.start_guard.permit(context.spec.lifeform_uid, context.spec.epoch)
             forks = self._services.fork_starts
-            way = await forks.way(live, context, root) if forks is not None else None
+            way = await self._way(live, context, root)
             await self._begin_record(live, context, action, root, program, way)
             begin_s = self._services.clock.boottime()
             try:
-                if way is None or not await self._fork(live, context, way, files):
+                forked = way is not None and await self._fork(live, context, way, files)
+                if not forked:
                     await self._start_machine(live, context, root)
                     await self._boot(live, context, files, begin_s)
                     if forks is not None:
                         forks.booted(context, root)
-                await self._run_main(live, context, program, begin_s)
+                if forked and way is not None and way.goes_on:
+                    await self._go_on(live, context, begin_s)
+                else:
+                    await self._run_main(live, context, program, begin_s)
             except BaseException:
                 # A start that is broken off keeps its machine: the next decision sees it and discards it.
                 live.progress = ""
                 raise
+
+    async def _way(self, live: Live, context: Context, root: RootImage) -> Way | None:
+        """From the memory that was kept of it, else as any other start, which is told then; None: it boots."""
+        forks, run = self._services.fork_starts, live.record.run
+        if forks is None:
+            return None
+        if run is not None and run.memory == "kept":
+            way = await forks.way_on(live, root)
+            if isinstance(way, Way):
+                return way
+            await self._memory_lost(live, context, way)
+        return await forks.way(live, context, root)
+
+    async def _memory_lost(self, live: Live, context: Context, why: str) -> None:
+        words = f"It starts from its disk, for {why}."
+        await self._machines.record_memory(live, "lost", words)
+        self._services.events.record(context, "StartsFromDisk", words, warning=True)
 
     # ------------------------------------------------------------ the record
 
@@ -109,8 +137,11 @@ class Starter:
     ) -> None:
         services, before, spec = self._services, live.record.run, context.spec
         again = action.because in ("Restarted", "NodeRestarted") and (before is None or before.phase != "starting")
+        goes_on = way is not None and way.goes_on
+        if before is not None and before.machine not in ("", live.uid):
+            services.addresses.free(before.machine)  # that of a fork that a daemon did not live to make
         run = RunRecord(
-            number=(before.number if before is not None else 0) + 1,
+            number=(before.number if before is not None else 0) + (not goes_on),
             fingerprint=fingerprint(spec),
             phase="starting",
             because=action.because,
@@ -120,11 +151,15 @@ class Starter:
             started_at=timestamp(services.clock.wall()),
             image_digest=root.digest,
             program=program,
+            **_of_memory(before),
             **_of_way(way),
         )
         restarts = live.record.restarts + again
         await self._machines.write(live, msgspec.structs.replace(live.record, spec=spec, run=run, restarts=restarts))
-        live.log.begin(run.number)
+        if goes_on:
+            live.log.reopen()
+        else:
+            live.log.begin(run.number)
         live.main = live.main_status = live.exit = live.readiness = None
         live.confirmed = ()
 
@@ -138,12 +173,20 @@ class Starter:
             await forks.bring_up(live, way, files)
         except (PrimordiaError, OSError) as error:
             log.warning("%s: it boots, for no fork could be made: %s", live.title, error)
-            self._services.events.record(context, "ForkFailed", f"It boots, for no fork could be made: {error}", warning=True)
+            if way.goes_on:
+                await self._memory_lost(live, context, f"it could not go on from its memory: {error}".rstrip("."))
+            else:
+                self._services.events.record(
+                    context, "ForkFailed", f"It boots, for no fork could be made: {error}", warning=True
+                )
         else:
             return True
         await self._machines.kill(live)
         assert live.record.run is not None
         run = msgspec.structs.replace(live.record.run, **_of_way(None))
+        if way.goes_on:
+            run = msgspec.structs.replace(run, number=run.number + 1)
+            live.log.begin(run.number)
         await self._machines.write(live, msgspec.structs.replace(live.record, run=run))
         live.exit = None
         return False
@@ -214,6 +257,28 @@ class Starter:
         live.main = "running"
         self._links.watch(live, guest)
         services.events.record(context, "Started", f"Running {program.argv[0]}, started because {run.because}.")
+
+    async def _go_on(self, live: Live, context: Context, begin_s: float) -> None:
+        """Its program runs already, in the memory that was kept of it."""
+        services = self._services
+        try:
+            guest = live.guest
+            if guest is None:
+                raise GuestGoneError("The link to the guest's agent broke.")
+            state = await self._links.ask_main(live, guest)
+            await self._machines.bind(live)
+        except (TimeoutError, PrimordiaError) as error:
+            raise await self._boot_error(live, error) from error
+        boot_ms = round((services.clock.boottime() - begin_s) * 1000, 1)
+        said = "It goes on from the memory that was kept of it."
+        assert live.record.run is not None
+        run = msgspec.structs.replace(
+            live.record.run, phase="running", boot_ms=boot_ms, confirmed=live.confirmed, memory="resumed", memory_said=said
+        )
+        await self._machines.write(live, msgspec.structs.replace(live.record, run=run))
+        live.main, live.main_status = state.phase, state.status
+        self._links.watch(live, guest)
+        services.events.record(context, "ResumedFromMemory", said)
 
     async def _configure(self, live: Live, context: Context, guest: Guest, files: tuple[SecretFile, ...]) -> None:
         services, spec, meta = self._services, context.spec, context.metadata

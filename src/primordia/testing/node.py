@@ -228,16 +228,22 @@ class _Handle:
         during: Callable[[], Awaitable[None]] | None = None,
         go_on: bool = True,
     ) -> Frozen:
-        return await self._world.knife.through(lambda: self._freeze(folder, before, during))
+        return await self._world.knife.through(lambda: self._freeze(folder, before, during, go_on))
 
     async def _freeze(
-        self, folder: Path, before: Callable[[], Awaitable[None]] | None, during: Callable[[], Awaitable[None]] | None
+        self,
+        folder: Path,
+        before: Callable[[], Awaitable[None]] | None,
+        during: Callable[[], Awaitable[None]] | None,
+        go_on: bool,
     ) -> Frozen:
         for callback in (before, during):
             if self._world.fail_freeze is not None:
                 raise self._world.fail_freeze
             if callback is not None:
                 await callback()
+        if not go_on:
+            self.vm.running.clear()
         return freeze_vm(self.vm, folder)
 
     async def limit_cpu(self, cpu_milli: int) -> None:

@@ -203,8 +203,11 @@ class Moved(Wire, frozen=True, kw_only=True):
 
 
 class LifeformSpec(Wire, frozen=True, kw_only=True):
+    """`keep_memory`: a suspension keeps what its programs have in memory, and they go on from there where that is possible."""
+
     contexts: tuple[ContextTemplate, ...]
     operating_mode: Literal["Running", "Suspended"] = always("Running")
+    keep_memory: bool = False
     node_selector: dict[str, str] = {}
     colocate_with: LabelSelector | None = None
     restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
@@ -264,7 +267,7 @@ class ContextSpec(Wire, frozen=True, kw_only=True):
     `parent`, another Context by name with its `parent_uid`; `depth` counts the forks above it. `lifetime` parent ends it with
     its parent, keep does not. `from_template` is the Template that a box was claimed from. `expires_at` (RFC 3339) ends it.
     `volume` is the Volume with its data, by name with its `volume_uid`; both are empty where it has none. `recovered` is its
-    lifeform's, if its epoch began so.
+    lifeform's, if its epoch began so. `keep_memory`: what it has in memory when it is Stopped is kept.
     """
 
     lifeform: str = ""
@@ -273,6 +276,7 @@ class ContextSpec(Wire, frozen=True, kw_only=True):
     epoch: int
     template: ContextTemplate
     wanted: Literal["Running", "Stopped"] = always("Running")
+    keep_memory: bool = False
     restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
     network: LifeformNetwork = LifeformNetwork()
     termination_grace_period_seconds: float = 10
@@ -292,8 +296,8 @@ class ContextStatus(Wire, frozen=True, kw_only=True):
     """`phase` is Pending, Preparing, Booting, Running, Stopping, Stopped, Succeeded, Failed or BackOff.
 
     It is Unknown for a box or fork whose node is silent. `observed_generation` is the spec's that the node had when it said
-    so. `started_from` is warm (a fork that waited), cold (a fork made for it) or boot; `confirmed` is what the guest itself
-    confirmed of its identity.
+    so. `started_from` is warm (a fork that waited), cold (a fork made for it), memory (what was kept when it was suspended) or
+    boot; `confirmed` is what the guest itself confirmed of its identity.
     """
 
     phase: str = always("Pending")

@@ -30,6 +30,7 @@ from primordia.node.forks.promoting import Promoter
 from primordia.node.forks.room import ForkRoom
 from primordia.node.forks.starts import LifeformStarts
 from primordia.node.forks.store import TemplateStore
+from primordia.node.forks.suspending import KeptMemories
 from primordia.node.forks.templates import Templates
 from primordia.node.services import Services
 from primordia.node.status import StatusWriter
@@ -72,7 +73,8 @@ class ForkService:
         self._reaper = Reaper(services, informers, lambda: fleet.lives)
         self._ready = asyncio.Event()
         fleet.waiting_uids = lambda: tuple(self._forker.linked)
-        services.fork_starts = LifeformStarts(services, executor, self._forker, self._templates, self._pool)
+        services.memories = self._memories = KeptMemories(services)
+        services.fork_starts = LifeformStarts(services, executor, self._forker, self._templates, self._pool, self._memories)
 
     @property
     def uids(self) -> set[str]:
@@ -129,6 +131,7 @@ class ForkService:
             self._fleet.emptied.clear()
             with contextlib.suppress(OSError):
                 await self._live.collect()
+            await self._memories.collect(self._fleet.lives)
             frozen = {live.record.run.frozen for live in self._fleet.lives.values() if live.record.run is not None}
             await self._templates.collect(self._keeper.wanted(), frozen)
             await wait_event(self._services.clock, self._fleet.emptied, _COLLECT_S)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from primordia.domain.addresses import mac_of
 from primordia.kit.deadline import within
@@ -17,7 +17,8 @@ from primordia.node.execute import Executor
 from primordia.node.forks.forking import Fork, Forker, Image
 from primordia.node.forks.identity import Person, check_confirmed, identity_of
 from primordia.node.forks.pool import ForkPool
-from primordia.node.forks.shape import Recipe, plain_recipe, shape_of
+from primordia.node.forks.shape import Recipe, Shape, plain_recipe, shape_of
+from primordia.node.forks.suspending import Kept, KeptMemories
 from primordia.node.forks.templates import Templates
 from primordia.node.live import Live
 from primordia.node.machines import scratch_of
@@ -42,12 +43,21 @@ class _Hand:
 class LifeformStarts:
     """services.ForkStarts."""
 
-    def __init__(self, services: Services, executor: Executor, forker: Forker, templates: Templates, pool: ForkPool) -> None:
+    def __init__(
+        self,
+        services: Services,
+        executor: Executor,
+        forker: Forker,
+        templates: Templates,
+        pool: ForkPool,
+        memories: KeptMemories,
+    ) -> None:
         self._services = services
         self._executor = executor
         self._forker = forker
         self._templates = templates
         self._pool = pool
+        self._memories = memories
 
     async def way(self, live: Live, context: Context, root: RootImage) -> Way | None:
         """See services.ForkStarts."""
@@ -77,21 +87,48 @@ class LifeformStarts:
         self._hold(live, fork)
         return Way(fork.uid, fork.address, image.name, True, _Hand(recipe, image, fork))
 
+    async def way_on(self, live: Live, root: RootImage) -> Way | str:
+        """See services.ForkStarts."""
+        kept = await self._memories.find(live, root)
+        if isinstance(kept, str):
+            return kept
+        uid = new_uid()
+        try:
+            slot = self._services.addresses.give(uid)
+        except PrimordiaError as error:
+            return f"no fork has an address: {error.message}"
+        return Way(uid, slot, kept.stored.digest, False, kept, goes_on=True)
+
     async def bring_up(self, live: Live, way: Way, files: tuple[SecretFile, ...]) -> None:
         """See services.ForkStarts."""
-        hand, services = way.hand, self._services
+        hand = way.hand
+        if isinstance(hand, Kept):
+            image = await self._memories.take(hand)
+            try:
+                fork = await self._made(live, way, image, hand.shape)
+                await self._become(live, fork, replace(self._person(live, files), mounts=()), settle=True)
+            finally:
+                await self._memories.drop(image)
+            return
         assert isinstance(hand, _Hand)
-        fork = hand.fork
-        if fork is None:
-            data = live.data.path if live.data is not None else None
-            fork = await self._forker.make(way.machine, hand.image, hand.recipe.shape, data)
-            self._hold(live, fork)
+        fork = hand.fork or await self._made(live, way, hand.image, hand.recipe.shape)
+        await self._become(live, fork, self._person(live, files), settle=False)
+
+    async def _made(self, live: Live, way: Way, image: Image, shape: Shape) -> Fork:
+        data = live.data.path if live.data is not None else None
+        fork = await self._forker.make(way.machine, image, shape, data)
+        self._hold(live, fork)
+        return fork
+
+    async def _become(self, live: Live, fork: Fork, person: Person, *, settle: bool) -> None:
+        """The fork is the context's, and has confirmed it. With `settle` the network knows it before its programs go on."""
+        services, address = self._services, live.record.address
         fork.scratch.rename(scratch_of(services, live))
-        address = live.record.address
         await services.network.attach_tap(fork.uid, address, mac_of(address))
         services.network_keeper.changed()
         deadline_s = services.settings.call_deadline_s
-        person = self._person(live, files)
+        if settle:
+            await within(services.clock, deadline_s, services.network_keeper.settled())
         try:
             said = await within(services.clock, deadline_s, self._wake_up(fork, person))
         except TimeoutError as error:

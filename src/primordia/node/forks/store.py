@@ -131,6 +131,18 @@ class TemplateStore:
         self._verified.add(stored.digest)
         return stored
 
+    async def take(self, stored: Stored) -> Path:
+        """Have it for one use: where it lies from now on, under a name that is no template's, also after a power cut.
+
+        Whoever takes it deletes it, by `discard`; if not, the next `open` does. Raises OSError.
+        """
+        place = self._root / f"{_UNFINISHED}{stored.digest}"
+        await self._offload(lambda: _move(stored.folder, place))
+        if self._by_key.get(digest_of(stored.key)) == stored:
+            del self._by_key[digest_of(stored.key)]
+        self._verified.discard(stored.digest)
+        return place
+
     async def remove(self, stored: Stored) -> None:
         """Delete a template; forks that run keep the memory they map."""
         if self._by_key.get(digest_of(stored.key)) == stored:
@@ -179,7 +191,7 @@ class TemplateStore:
         manifest = _Manifest(key=dict(key), files={name: _entry(folder / name) for name in _FILES if (folder / name).exists()})
         name = _name_of(manifest)
         for file in manifest.files:
-            _fsync(folder / file)
+            fsync(folder / file)
         write_atomic(folder / _MANIFEST, msgspec.json.encode(manifest))
         fsync_dir(folder)
         place = self._root / name
@@ -234,7 +246,14 @@ def _entry(path: Path) -> _File:
     return _File(path.stat().st_size, content_hash(path))
 
 
-def _fsync(path: Path) -> None:
+def _move(folder: Path, place: Path) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    folder.rename(place)
+    fsync_dir(place.parent)
+
+
+def fsync(path: Path) -> None:
+    """Make the file durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
