@@ -148,6 +148,9 @@ async def test_one_command_in_a_box_of_its_own(cli: Cli, api: TestApi) -> None:
         out, err = await process.communicate()
     assert (process.returncode, out) == (0, b"there\n"), err
     assert await contexts(api) == ["mine"]
+    assert "plain-busybox" not in await cli.good("template", "ls")
+    assert "plain-busybox" in await cli.good("template", "ls", "--all")
+    assert "plain-busybox" in await cli.good("get", "templates")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -8,6 +8,7 @@ from argparse import Namespace
 from primordia.bench.figures import Figure
 from primordia.bench.runner import run
 from primordia.cli import printing
+from primordia.cli.ending import ended_in_order
 from primordia.cli.output import Progress, colourful, table
 from primordia.host.shape import Shape
 
@@ -17,7 +18,7 @@ HEADER = ("FIGURE", "UNIT", "N", "MIN", "P50", "P99", "MAX", "BASELINE", "RATIO"
 async def bench(options: Namespace) -> int:
     """Measure and tell."""
     shape = Shape(options.nodes, options.racks, options.segments)
-    with Progress(quiet=options.quiet) as progress:
+    with ended_in_order(), Progress(quiet=options.quiet) as progress:
         done = await run(options.names, options.soup, shape, options.rounds, progress)
     if options.output == "json":
         found = [{"bench": name, "figures": [each.plain() for each in figures]} for name, figures in done]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import signal
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
 
 from primordia.cli import inside
+from primordia.cli.ending import ended_in_order
 from primordia.cli.output import Progress
 from primordia.cli.pairs import pair
 from primordia.cli.session import Inside, client
@@ -21,7 +19,6 @@ from primordia.wire.boxes import BoxRequest
 from primordia.wire.resources import Resources
 
 _LIFEFORMS_OWN = ("publish", "secret", "rack", "segment", "restart", "data")
-_ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def wants_box(options: Namespace) -> bool:
@@ -49,7 +46,7 @@ async def run(options: Namespace) -> int:
     if options.detach and options.rm:
         raise PermanentError("--detach and --rm exclude each other.", remedy="Say --ttl TIME to have it end by itself.")
     async with client(options) as soup:
-        with _ended_in_order():
+        with ended_in_order():
             box = await _claim(soup, options)
             if options.detach:
                 print(box.name if options.quiet else f"context/{box.name} is running")
@@ -90,16 +87,3 @@ async def _attached(soup: AsyncClient, box: Box, options: Namespace) -> int:
         namespace=box.namespace,
         surroundings=Surroundings(dict(pair(text, "--env") for text in options.env)),
     )
-
-
-@contextlib.contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Being told to end is as Ctrl-C, which asyncio turns into the end of what runs: it leaves no box behind."""
-    loop = asyncio.get_running_loop()
-    for number in _ENDS:
-        loop.add_signal_handler(number, signal.raise_signal, signal.SIGINT)
-    try:
-        yield
-    finally:
-        for number in _ENDS:
-            loop.remove_signal_handler(number)

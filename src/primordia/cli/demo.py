@@ -13,6 +13,7 @@ from typing import Any
 
 from primordia.cli.demo_stage import SOUP, Stage
 from primordia.cli.demo_story import Story
+from primordia.cli.ending import ended_in_order
 from primordia.cli.image import confirm
 from primordia.cli.soup import owner
 from primordia.client.config import load
@@ -35,7 +36,8 @@ async def demo(options: Namespace) -> int:
         raise PermanentError("Nothing was changed.", remedy="Say --yes (or YES=1 with make) to agree beforehand.")
     story = Story(Stage(_client_config()), redis)
     try:
-        await story.tell()
+        with ended_in_order():
+            await story.tell()
     except BaseException:
         if not options.keep:
             await story.clean_up()

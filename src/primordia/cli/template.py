@@ -14,7 +14,7 @@ from primordia.client import answers
 from primordia.client.aio import AsyncClient
 from primordia.client.templates import template_settled
 from primordia.kit.errors import PermanentError
-from primordia.wire.meta import ObjectMeta
+from primordia.wire.meta import LABEL_PLAIN, ObjectMeta
 from primordia.wire.resources import EnvVar, Resources, Template, TemplateSpec, WarmRange, WarmUp
 
 
@@ -74,12 +74,13 @@ async def _made(soup: AsyncClient, name: str, timeout_s: float, progress: Progre
 
 
 async def list_(options: Namespace) -> int:
-    """Templates, and how many forks of each wait."""
+    """Templates, and how many forks of each wait. Those that `run` made on its way to a box of an image only with `--all`."""
+    where = printing.Where(labels="" if options.all else f"!{LABEL_PLAIN}")
     async with client(options) as soup:
         if options.output in ("json", "yaml", "name"):
-            await printing.show_objects(soup, [(Template, "")], printing.Where(), options.output)
+            await printing.show_objects(soup, [(Template, "")], where, options.output)
         else:
-            await printing.show_tables(soup, [(Template, "")], printing.Where(), wide=options.output == "wide")
+            await printing.show_tables(soup, [(Template, "")], where, wide=options.output == "wide")
     return 0
 
 

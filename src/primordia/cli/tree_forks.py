@@ -48,6 +48,7 @@ def add(commands: tree.Commands) -> None:
     tree.client(create, namespace=False)
 
     list_ = tree.add(verbs, "ls", "template:list_", "list templates, and how many forks of each wait")
+    list_.add_argument("-a", "--all", action="store_true", help="also those that `run` made for boxes of an image")
     tree.output(list_)
     tree.client(list_, namespace=False)
     describe = tree.add(verbs, "describe", "describe:template", "tell about a template, with its events")

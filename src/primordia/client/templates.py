@@ -6,7 +6,7 @@ import hashlib
 import re
 
 from primordia.kit.errors import PermanentError
-from primordia.wire.meta import ObjectMeta
+from primordia.wire.meta import LABEL_PLAIN, ObjectMeta
 from primordia.wire.resources import Resources, Template, TemplateSpec
 
 _LONGEST = 40
@@ -19,7 +19,9 @@ def plain_template(image: str, resources: Resources = USUAL_SIZE) -> Template:
     words = re.sub(r"[^a-z0-9]+", "-", image.lower()).strip("-")[:_LONGEST].rstrip("-") or "image"
     plain = words == image and resources == USUAL_SIZE
     name = f"plain-{words}" if plain else f"plain-{words}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
-    return Template(metadata=ObjectMeta(name=name), spec=TemplateSpec(image=image, resources=resources))
+    return Template(
+        metadata=ObjectMeta(name=name, labels={LABEL_PLAIN: "true"}), spec=TemplateSpec(image=image, resources=resources)
+    )
 
 
 def template_settled(obj: Template | None) -> bool:

@@ -27,6 +27,11 @@ WANTED_FOR_XFS = ("xfs",)
 FOLDERS = ("dev", "modules", "newroot", "proc", "run", "sys")
 
 
+def wanted_words(more: tuple[str, ...] = ()) -> str:
+    """What `build_initramfs` is asked to put in, in words: another list makes another initramfs."""
+    return " ".join((*WANTED_IF_THERE, *WANTED, *more))
+
+
 @dataclass(frozen=True)
 class Entry:
     """A file or folder of a cpio archive; `mode` has the type bits."""

@@ -24,7 +24,7 @@ from primordia.host import kernel
 from primordia.host.agent_build import cached_agent, ensure_agent, find_interpreter
 from primordia.host.apt import PrivateApt, library_path, unpack
 from primordia.host.apt_sources import newer
-from primordia.host.initramfs import WANTED_FOR_XFS, build_initramfs
+from primordia.host.initramfs import WANTED_FOR_XFS, build_initramfs, wanted_words
 from primordia.host.packages import parse_os_release
 from primordia.kit.command import CommandError, run
 from primordia.kit.errors import PermanentError, UnsupportedError
@@ -54,6 +54,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     dpkg_ns: int = 0
     agent: str = ""
     kernel: str = ""
+    modules: str = ""
     tools: Tools
 
 
@@ -122,7 +123,7 @@ class _Maker:
                 self._apt.remove()
         self._progress("compile the guest agent and pack the initramfs")
         agent = await ensure_agent(self._folder.parent)
-        initramfs = self._folder / f"initramfs-{short_hash(f'{agent.name} {image.modules}', 16)}.img"
+        initramfs = self._folder / f"initramfs-{short_hash(f'{agent.name} {image.modules} {_wanted()}', 16)}.img"
         programs = self._folder / "kernel" / "usr" / "bin"
         await build_initramfs(image.modules, agent, initramfs, interpreter=find_interpreter(), programs=programs)
         with_xfs = await self._with_xfs(image, agent, initramfs, programs)
@@ -280,7 +281,18 @@ async def _runs(program: Path) -> bool:
 def _manifest(tools: Tools) -> Manifest:
     stamp = _DPKG_STATUS.stat().st_mtime_ns if _DPKG_STATUS.exists() else 0
     given = kernel.given()
-    return Manifest(dpkg_ns=stamp, agent=cached_agent(Path()).name, kernel=str(given.path) if given else "", tools=tools)
+    return Manifest(
+        dpkg_ns=stamp,
+        agent=cached_agent(Path()).name,
+        kernel=str(given.path) if given else "",
+        modules=_wanted(),
+        tools=tools,
+    )
+
+
+def _wanted() -> str:
+    """The modules that are asked for, for guests with an xfs and for others."""
+    return f"{wanted_words()}; {wanted_words(WANTED_FOR_XFS)}"
 
 
 def _warm(folder: Path) -> Tools | None:

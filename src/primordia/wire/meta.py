@@ -17,6 +17,8 @@ LABEL_LIFEFORM = "primordia.dev/lifeform"
 LABEL_CONTEXT = "primordia.dev/context"
 LABEL_PARENT = "primordia.dev/parent"
 LABEL_TEMPLATE = "primordia.dev/template"
+LABEL_PLAIN = "primordia.dev/plain"
+"""On a Template that was made on the way to a box of an image: "true"."""
 
 
 class Wire(msgspec.Struct, rename="camel", omit_defaults=True, forbid_unknown_fields=True, kw_only=True, frozen=True, gc=False):

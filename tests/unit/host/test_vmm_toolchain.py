@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from primordia.host import toolchain
+from primordia.host import initramfs, toolchain
 from primordia.host.toolchain import Manifest, plan, qemu_version, write_wrapper
 from primordia.kit.command import run
 from primordia.kit.errors import PermanentError
@@ -45,7 +45,7 @@ async def test_a_warm_cache_starts_nothing(warm: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "what", ["a file is gone", "other packages are installed", "another agent", "another kernel", "damaged"]
+    "what", ["a file is gone", "other packages are installed", "another agent", "other modules", "another kernel", "damaged"]
 )
 async def test_any_difference_is_looked_at(warm: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     forbid(monkeypatch)
@@ -59,6 +59,8 @@ async def test_any_difference_is_looked_at(warm: Path, monkeypatch: pytest.Monke
         file.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, dpkg_ns=1)))
     elif what == "another agent":
         file.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, agent="agent-old")))
+    elif what == "other modules":
+        monkeypatch.setattr(initramfs, "WANTED", (*initramfs.WANTED, "btrfs"))
     else:
         file.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, kernel="/other")))
     with pytest.raises(AssertionError, match="not enough"):
