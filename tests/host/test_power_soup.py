@@ -9,8 +9,8 @@ import pytest
 
 from primordia.drivers.volumes_btrfs import pool
 from primordia.host.pool import PoolWish
+from primordia.host.power import cut_power, restore_power
 from primordia.host.shape import Shape
-from primordia.testing.power import cut_power, restore_power
 from primordia.testing.soup import Many, eventually, many_nodes
 from primordia.testing.volumes import put
 from primordia.wire.conditions import holds, is_silent

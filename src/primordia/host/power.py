@@ -16,7 +16,7 @@ from primordia.host import namespaces
 from primordia.host.soup import SoupFile, netns_name
 from primordia.host.up import spawn_supervisor
 from primordia.kit import cgroup, command, files, netns
-from primordia.kit.errors import ConflictError
+from primordia.kit.errors import ConflictError, TemporaryError
 from primordia.kit.identity import running_pid
 from primordia.kit.paths import NodePaths, SoupPaths
 from primordia.supervisor.main import PID_FILE
@@ -41,7 +41,10 @@ async def cut_power(soup: SoupFile, node: str) -> None:
 
 
 async def restore_power(soup: SoupFile, node: str) -> None:
-    """Let it boot; returns when its supervisor has taken its place. Harmless when it is on."""
+    """Let it boot; returns when its supervisor has taken its place. Harmless when it is on.
+
+    Raises TemporaryError when it does not start.
+    """
     here = SoupPaths.of(soup.name).node(node)
     if running_pid(here.run / PID_FILE):
         return
@@ -52,7 +55,8 @@ async def restore_power(soup: SoupFile, node: str) -> None:
     process = spawn_supervisor(here)
     deadline = time.monotonic() + _PATIENCE_S
     while not running_pid(here.run / PID_FILE):
-        assert process.poll() is None and time.monotonic() < deadline, f"the supervisor of {node} does not start"
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise TemporaryError(f"The supervisor of {node} does not start.", remedy=f"See {here.state}/log/supervisor.log.")
         await asyncio.sleep(_PAUSE_S)
     process.returncode = 0  # it is nobody's child from here on
 
