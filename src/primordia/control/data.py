@@ -17,7 +17,7 @@ from primordia.domain.lifeforms import context_object_name
 from primordia.kit.units import parse_bytes
 from primordia.wire.meta import LABEL_CONTEXT, LABEL_LIFEFORM, ObjectMeta
 from primordia.wire.resources import ContextTemplate, Lifeform, Volume
-from primordia.wire.volumes import Data, VolumeSpec, VolumeStatus
+from primordia.wire.volumes import Data, VolumeSpec, VolumeStatus, owned_by
 
 Volumes = Mapping[str, Volume]
 """The volumes that exist, of those a lifeform wants, by the name of its context."""
@@ -108,7 +108,7 @@ def bound_volumes(lifeform: Lifeform, volumes: Volumes, node: str, epoch: int) -
     for name, (template, data) in templates_with_data(lifeform).items():
         before = volumes.get(name)
         wanted = before or _new_volume(lifeform, template, data)
-        status = msgspec.structs.replace(wanted.status, node=node, epoch=epoch, phase="Bound")
+        status = msgspec.structs.replace(owned_by(wanted.status, node, epoch), phase="Bound")
         pairs.append((before, msgspec.structs.replace(followed(lifeform, wanted), status=status)))
     return pairs
 

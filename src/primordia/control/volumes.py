@@ -28,7 +28,7 @@ from primordia.registry.rules import timestamp
 from primordia.wire.conditions import find, is_silent, merge
 from primordia.wire.resources import Lifeform, Node, Volume
 from primordia.wire.volume_rules import lifeform_named_by, uses
-from primordia.wire.volumes import VolumeStatus, holder_finalizer
+from primordia.wire.volumes import VolumeStatus, holder_finalizer, owned_by
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class VolumeController:
         if status.node or user is not None or volume.spec.lifeform:
             return status
         node = choose_owner(parse_bytes(volume.spec.size), self._holders(volume, self._nodes.items()).values())
-        return msgspec.structs.replace(status, node=node, epoch=status.epoch + 1) if node else status
+        return owned_by(status, node, status.epoch + 1) if node else status
 
     def _copies(self, volume: Volume) -> Copies:
         """Who holds its copies. Mostly those who do, and then the other nodes are not looked at."""

@@ -94,10 +94,13 @@ class MemoryVolumes:
         self._volumes[volume] = made
         return made.info()
 
-    async def disk(self, volume: str) -> Path:
+    async def disk(self, volume: str, *, epoch: int = 0) -> Path:
         """See the port."""
         await self.settle(volume)
         known = self._get(volume)
+        if epoch:
+            rules.check_epoch(volume, epoch, known.epoch)
+            known.epoch = epoch
         if known.disk is None:
             if not known.snapshots:
                 raise NotFoundError(f"Volume {volume} has no snapshot here to make a disk from.")

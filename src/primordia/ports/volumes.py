@@ -83,8 +83,12 @@ class Volumes(Protocol):
     async def create(self, volume: str, size_bytes: int, *, epoch: int = 1) -> VolumeInfo:
         """A new, sparse disk of zeros, rounded up to a whole chunk. AlreadyExistsError, CapacityError, InvalidError."""
 
-    async def disk(self, volume: str) -> Path:
-        """The raw disk image that a microVM writes; made from the newest snapshot where the volume is only held here."""
+    async def disk(self, volume: str, *, epoch: int = 0) -> Path:
+        """The raw disk image that a microVM writes; made from the newest snapshot where the volume is only held here.
+
+        With an `epoch`, in which it is about to be written: ConflictError (StaleEpoch) where that is over, and after this
+        no older one is believed.
+        """
 
     async def release(self, volume: str) -> None:
         """Stop writing here: the disk goes, with what it holds beyond the newest snapshot. Cut first if that matters.

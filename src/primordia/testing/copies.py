@@ -27,8 +27,11 @@ from primordia.node.status import StatusWriter
 from primordia.node.volumes.copies.main import Company, VolumeCopies
 from primordia.node.volumes.cutting import Cutter
 from primordia.node.volumes.disks import Disks
+from primordia.node.volumes.holdings import Holdings
 from primordia.node.volumes.keeper import VolumeKeeper
 from primordia.node.volumes.owned import OwnedVolume
+from primordia.node.volumes.returning import Returning
+from primordia.node.volumes.surplus import Surplus
 from primordia.ports.copies import CopyPeer
 from primordia.ports.volumes import Volumes
 from primordia.registry.events import EventRecorder
@@ -230,7 +233,9 @@ async def _node(
     listener = socket.create_server((HOST, 0))
     await server.start([listener])
     stack.push_async_callback(server.stop)
-    works = (informers.run(), writer.run(), keeper.run(), copies.run())
+    holdings, returning = Holdings(pool, registry, informers, name), Returning(keeper, registry, informers, events, name)
+    surplus = Surplus(pool, registry, informers, name)
+    works = (informers.run(), writer.run(), keeper.run(), copies.run(), holdings.run(), returning.run(), surplus.run())
     for work in works:
         tasks.start(work, name="work")
 

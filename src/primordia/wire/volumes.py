@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from primordia.wire.meta import Condition, Wire, always
 
 Filesystem = Literal["ext4", "xfs"]
@@ -107,6 +109,21 @@ class HandedOver(Wire, frozen=True, kw_only=True):
     number: int = 0
 
 
+class RestoredFrom(Wire, frozen=True, kw_only=True):
+    """How `epoch` began, after the death of the owner before, `node`: from its snapshot `number` (0: empty, with no copy left).
+
+    At most so many seconds of writes were lost. `allow_loss`: the snapshot is older than the last sync, or there is none, and
+    somebody had said that this will do.
+    """
+
+    epoch: int
+    node: str
+    number: int
+    lost_seconds: float = 0
+    allow_loss: bool = False
+    at: str = ""
+
+
 class Checkpoint(Wire, frozen=True, kw_only=True):
     """A snapshot with a `name`, which stays until the name is taken away."""
 
@@ -118,15 +135,17 @@ class Checkpoint(Wire, frozen=True, kw_only=True):
 class VolumeStatus(Wire, frozen=True, kw_only=True):
     """`phase` is Pending (no node yet), Bound (of a lifeform), Available (of none) or Unknown (its owner's node is silent).
 
-    The controllers write `phase`, `node` (the owner) and its `epoch`, `replicas` (who is to hold copies), `handover`,
-    `conditions` and `observed_generation`; the owner's daemon writes `number` (the newest snapshot), `size_bytes` (the disk as
-    it is), `used_bytes` (what it takes in the pool), `copies`, `last_sync`, `handed_over` and `checkpoints`. Not each snapshot
-    is written here.
+    The controllers write `phase`, `node` (the owner) and its `epoch`, `owner_since` (the epoch in which this node became the
+    owner), `restored_from`, `replicas` (who is to hold copies), `handover`, `conditions` and `observed_generation`; the
+    owner's daemon writes `number` (the newest snapshot), `size_bytes` (the disk as it is), `used_bytes` (what it takes in the
+    pool), `copies`, `last_sync`, `handed_over` and `checkpoints`. Not each snapshot is written here.
     """
 
     phase: str = always("Pending")
     node: str = ""
     epoch: int = 0
+    owner_since: int = 0
+    restored_from: RestoredFrom | None = None
     replicas: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
     observed_generation: int = 0
@@ -156,6 +175,12 @@ class PoolSummary(Wire, frozen=True, kw_only=True):
     def room_bytes(self) -> int:
         """What may still be promised."""
         return max(0, self.free_bytes - self.reserve_bytes)
+
+
+def owned_by(status: VolumeStatus, node: str, epoch: int) -> VolumeStatus:
+    """The status with that owner in that epoch. Whoever gives a volume to a node does it with this."""
+    since = status.owner_since if status.node == node else epoch
+    return msgspec.structs.replace(status, node=node, epoch=epoch, owner_since=since)
 
 
 def holder_finalizer(node: str) -> str:

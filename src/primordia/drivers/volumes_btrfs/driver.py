@@ -117,11 +117,13 @@ class BtrfsVolumes:
 
         return await self._plain(lambda: self._make(volume, epoch, size, fill))
 
-    async def disk(self, volume: str) -> Path:
+    async def disk(self, volume: str, *, epoch: int = 0) -> Path:
         """See the port."""
 
         def ready(held: Volume) -> Path:
             held.settle()
+            if epoch:
+                held.enter(epoch)
             return held.live_disk()
 
         return await self._on(volume, ready)

@@ -116,7 +116,7 @@ class Volume:
         """See the port."""
         rules.check_checkpoint(checkpoint)
         self._want_written()
-        self._enter(epoch)
+        self.enter(epoch)
         number = rules.next_number((each.number for each in self._manifests), self.record.floor)
         traces = traces_of(self.at)
         ioctl.snapshot(self.at.live, self.at.snapshot(number), readonly=True)
@@ -221,7 +221,7 @@ class Volume:
 
     def take(self, delta: Delta, journal: Path) -> None:
         """Make a whole, durable journal this volume's next delta: from here on it is acknowledged."""
-        self._enter(delta.manifest.epoch)
+        self.enter(delta.manifest.epoch)
         journal.rename(self.at.pending)
         files.fsync_dir(self.at.folder)
 
@@ -372,7 +372,7 @@ class Volume:
         if not self.written_here:
             raise ConflictError(f"Volume {self.name} is only held here, nothing writes it.", reason="NotWrittenHere")
 
-    def _enter(self, epoch: int) -> None:
+    def enter(self, epoch: int) -> None:
         """Never again believe an older epoch, whatever happens next."""
         rules.check_epoch(self.name, epoch, self.record.epoch)
         if epoch > self.record.epoch:

@@ -24,7 +24,7 @@ from primordia.registry.births import create_with_uid
 from primordia.registry.registry import Registry
 from primordia.wire.meta import ObjectMeta
 from primordia.wire.resources import Volume
-from primordia.wire.volumes import VolumeSpec, VolumeStatus, holder_finalizer
+from primordia.wire.volumes import VolumeSpec, VolumeStatus, holder_finalizer, owned_by
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Births:
     async def create(self, uid: str, birth: Birth, spec: VolumeSpec, status: VolumeStatus) -> Volume:
         """The object of content that is here, owned by this node."""
         meta = ObjectMeta(name=birth.name, namespace=birth.namespace, uid=uid, finalizers=(holder_finalizer(self._node),))
-        fresh = msgspec.structs.replace(status, node=self._node, epoch=1, phase="Available")
+        fresh = msgspec.structs.replace(owned_by(status, self._node, 1), phase="Available")
         return await create_with_uid(self._registry, Volume(metadata=meta, spec=spec, status=fresh))
 
     async def clear(self) -> None:

@@ -3,6 +3,7 @@
 A crash between any two steps is forgiven. The intent to format is on the disk of the node before the volume is in the pool,
 and goes when the file system is durable, before a guest sees it; so a disk is formatted when there is an intent, and only then.
 The volume's object carries this node's finalizer before there is anything of it here, and loses it when nothing is left.
+A disk is written in one ownership only: one that is left of an earlier one, which others may have followed, is cut and let go.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from primordia.domain.snapshots import check_volume, round_up
+from primordia.domain.snapshots import Manifest, check_volume, round_up
 from primordia.kit import files
 from primordia.kit.errors import AlreadyExistsError, CapacityError, ConflictError, NotFoundError
 from primordia.kit.units import parse_bytes
@@ -23,7 +24,7 @@ from primordia.node.volumes.owned import OwnedVolume
 from primordia.ports.volumes import VolumeInfo, Volumes
 from primordia.registry.registry import Registry
 from primordia.wire.resources import Volume
-from primordia.wire.volumes import holder_finalizer
+from primordia.wire.volumes import VolumeStatus, holder_finalizer
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,7 @@ class Disks:
         Raises CapacityError, ConflictError (DataMissing, DataBehind), PermanentError (DataDamaged).
         """
         uid, intent = owned.uid, self._intent(owned.uid)
-        known = await self.pool.find(uid)
-        if known is None:
+        if await self._taken_up(owned) is None:
             if owned.volume.status.size_bytes and not intent.exists():
                 raise ConflictError(
                     f"The data of volume {owned.title} should be on node {self._node}, and is not in its pool.",
@@ -79,12 +79,10 @@ class Disks:
                     reason="DataMissing",
                 )
             await self._create(owned, intent)
-        elif not known.written_here:
-            self._want_synced(owned, known)
         if intent.exists():
             await self._make_filesystem(owned, intent)
         owned.here = True
-        disk = await self.pool.disk(uid)
+        disk = await self.pool.disk(uid, epoch=owned.epoch)
         if owned.suspect and self._repair is not None:
             log.warning(
                 "volume %s: its guest could not mount it: its file system is repaired as far as that is safe", owned.title
@@ -94,8 +92,15 @@ class Disks:
         return disk
 
     async def look(self, owned: OwnedVolume) -> dict[str, Any]:
-        """See what of it is here; what its status is to say, nothing when it has no disk here."""
-        known = await self.pool.find(owned.uid)
+        """See what of it is here; what its status is to say, nothing when it has no disk here.
+
+        A copy becomes the disk at once, so that it is cut and copied on also while no guest uses it.
+        """
+        try:
+            known = await self._taken_up(owned)
+        except ConflictError as error:
+            log.debug("volume %s: %s", owned.title, error)
+            known = None
         owned.here = known is not None and known.written_here and not self._intent(owned.uid).exists()
         if known is None or not owned.here:
             return {}
@@ -119,6 +124,24 @@ class Disks:
         if live is not None and live.guest is not None and owned.guest_bytes != known.size_bytes:
             await self._grow_guest(owned, known.size_bytes)
             owned.guest_bytes = known.size_bytes
+
+    async def hand_back(self, uid: str, epoch: int) -> Manifest | None:
+        """Let go of a disk that was written here up to that epoch, with nothing lost: the snapshot that had to be cut for it.
+
+        None where the newest had everything. Under the volume's lock, and while nothing has the disk open; may be repeated.
+        """
+        known = await self.pool.find(uid)
+        if known is None or not known.written_here:
+            return None
+        if self._is_unformatted(known):  # nobody has ever written it
+            await self.pool.destroy(uid)
+            self._intent(uid).unlink()
+            return None
+        before = await self.pool.snapshots(uid)
+        made = await self.pool.cut(uid, epoch=epoch)
+        await self.pool.release(uid)
+        log.warning("volume %s: its disk of epoch %d is let go, with snapshot %d as its last", uid, epoch, made.number)
+        return None if made in before else made
 
     async def hold(self, volume: Volume) -> None:
         """Have the object wait for this node when its end is asked for: before anything of it is stored here.
@@ -146,6 +169,36 @@ class Disks:
     def _intent(self, uid: str) -> Path:
         return self._intents / f"{check_volume(uid)}.formatting"
 
+    async def _taken_up(self, owned: OwnedVolume) -> VolumeInfo | None:
+        """What is here of it, with the disk of its epoch; None where nothing is. ConflictError (DataBehind)."""
+        uid, known = owned.uid, await self._content(owned.uid)
+        if known is None or self._is_unformatted(known):
+            return known
+        if known.written_here and known.epoch < owned.volume.status.owner_since and owned.live is None:
+            tail = await self.hand_back(uid, known.epoch)
+            if tail is not None:  # what was taken over is a snapshot from before it
+                await self.pool.quarantine(uid, tail.number)
+            known = await self._content(uid)
+        if known is None or known.written_here:
+            return known
+        await self._want_synced(owned)
+        await self.hold(owned.volume)
+        await self.pool.disk(uid, epoch=owned.epoch)
+        log.info("volume %s: the copy here becomes its disk, in epoch %d", owned.title, owned.epoch)
+        return await self.pool.find(uid)
+
+    async def _content(self, uid: str) -> VolumeInfo | None:
+        """The volume, if the pool has a disk or a snapshot of it."""
+        known = await self.pool.find(uid)
+        return known if known is not None and (known.written_here or known.newest or known.pending) else None
+
+    def _is_unformatted(self, known: VolumeInfo) -> bool:
+        """Whether its disk was made and not formatted yet. Where there are snapshots, the intent is of an earlier ownership."""
+        intent = self._intent(known.name)
+        if intent.exists() and (known.newest or known.pending):
+            intent.unlink()
+        return intent.exists()
+
     async def _create(self, owned: OwnedVolume, intent: Path) -> None:
         await self.hold(owned.volume)
         self._intents.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -166,16 +219,19 @@ class Disks:
         intent.unlink()
         files.fsync_dir(intent.parent)
 
-    def _want_synced(self, owned: OwnedVolume, known: VolumeInfo) -> None:
-        """A copy becomes the disk only when it has all that a sync has promised."""
-        synced = owned.volume.status.last_sync
-        if synced is not None and known.newest < synced.number:
-            raise ConflictError(
-                f"The copy of volume {owned.title} on node {self._node} ends with snapshot {known.newest}, and snapshot "
-                f"{synced.number} was promised to last.",
-                remedy="Wait for a node that has it, or restore the volume to what there is.",
-                reason="DataBehind",
-            )
+    async def _want_synced(self, owned: OwnedVolume) -> None:
+        """A copy becomes the disk only when it has all that a sync has promised, or its loss was accepted."""
+        await self.pool.settle(owned.uid)
+        snapshots, synced = await self.pool.snapshots(owned.uid), owned.volume.status.last_sync
+        newest = (snapshots[-1].epoch, snapshots[-1].number) if snapshots else (0, 0)
+        if synced is None or newest >= (synced.epoch, synced.number) or _accepted(owned.volume.status, newest):
+            return
+        raise ConflictError(
+            f"The copy of volume {owned.title} on node {self._node} ends with snapshot {newest[1]}, and snapshot "
+            f"{synced.number} was promised to last.",
+            remedy="Wait for a node that has it, or restore the volume to what there is.",
+            reason="DataBehind",
+        )
 
     def _held(self, stored: Volume, uid: str) -> Volume | None:
         meta = stored.metadata
@@ -192,3 +248,11 @@ class Disks:
             return None
         rest = tuple(each for each in meta.finalizers if each != self._finalizer)
         return msgspec.structs.replace(stored, metadata=msgspec.structs.replace(meta, finalizers=rest))
+
+
+def _accepted(status: VolumeStatus, newest: tuple[int, int]) -> bool:
+    """Whether a last sync that this copy lacks was given up when the volume was taken over."""
+    began, synced = status.restored_from, status.last_sync
+    if began is None or synced is None or not began.allow_loss:
+        return False
+    return newest[1] >= began.number and synced.epoch < began.epoch

@@ -68,6 +68,7 @@ class VolumeKeeper:
         self._users: dict[str, list[Live]] = {}
         self._volume_of: dict[str, str] = {}
         self._told: dict[str, dict[str, Any]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
         self._listeners: list[Callable[[str], None]] = []
         self._news = asyncio.Event()
         self._tasks = TaskSet("volumes")
@@ -93,6 +94,21 @@ class VolumeKeeper:
         volume = self._informer.get(name, namespace)
         return self._owned.get(volume.metadata.uid) if volume is not None else None
 
+    def lock(self, uid: str) -> asyncio.Lock:
+        """What is held by whoever does anything about a volume, whoever owns it."""
+        return self._locks.setdefault(uid, asyncio.Lock())
+
+    def is_used(self, uid: str) -> bool:
+        """Whether there is a context here that has it, or may have, as its data, whoever owns it."""
+        return bool(self._users.get(uid))
+
+    async def hand_back(self, uid: str, epoch: int) -> None:
+        """Let go of a disk that was written here up to that epoch and is another node's by now; nothing of it is lost.
+
+        Under the volume's `lock`, while it is not open.
+        """
+        await self._disks.hand_back(uid, epoch)
+
     def subscribe(self, listener: Callable[[str], None]) -> None:
         """Be told the uid of each owned volume that appears, changes or leaves; of those that are there, at once."""
         self._listeners.append(listener)
@@ -105,7 +121,7 @@ class VolumeKeeper:
         if owned is not None:
             told = self._told.setdefault(uid, {})
             told.update(fields)
-            self._writer.put(owned.volume, dict(told), _laid_over)
+            self._writer.put(owned.volume, dict(told), self._laid_over)
 
     async def hold(self, volume: Volume) -> None:
         """Have the object wait for this node when its end is asked for: call it before anything of a copy is stored here.
@@ -233,7 +249,7 @@ class VolumeKeeper:
         elif uid in self._owned:
             self._owned[uid].volume = volume
         else:
-            self._owned[uid] = OwnedVolume(uid, volume, self._users.setdefault(uid, []))
+            self._owned[uid] = OwnedVolume(uid, volume, self._users.setdefault(uid, []), lock=self.lock(uid))
 
     def _tell_listeners(self, uid: str) -> None:
         for listener in self._listeners:
@@ -272,6 +288,10 @@ class VolumeKeeper:
             self._tell_listeners(uid)
             await self._relieve(owned)
 
+    def _laid_over(self, stored: VolumeStatus, fields: dict[str, Any]) -> VolumeStatus:
+        """The words of an owner from before say nothing any more."""
+        return msgspec.structs.replace(stored, **fields) if stored.node == self._node else stored
+
     async def _measured(self, owned: OwnedVolume) -> dict[str, int]:
         """What it takes of the pool, but not at each change: that would be written all the time."""
         now_s = self._clock.boottime()
@@ -286,7 +306,3 @@ class VolumeKeeper:
             log.warning("volume %s: %s", owned.title, words)
             if self._events is not None:
                 self._events.record(owned.volume, "PoolFull", words, warning=True)
-
-
-def _laid_over(stored: VolumeStatus, fields: dict[str, Any]) -> VolumeStatus:
-    return msgspec.structs.replace(stored, **fields)

@@ -8,7 +8,9 @@ from primordia.kit.clock import Clock
 from primordia.kit.paths import NodePaths
 from primordia.node.volumes.copies.main import Company, VolumeCopies
 from primordia.node.volumes.cutting import Cutter
+from primordia.node.volumes.holdings import Holdings
 from primordia.node.volumes.keeper import VolumeKeeper
+from primordia.node.volumes.returning import Returning
 from primordia.node.volumes.service import NodeVolumes
 from primordia.node.volumes.surplus import Surplus
 from primordia.registry.events import EventRecorder
@@ -32,7 +34,13 @@ class VolumeWork:
         company: Company | None = None,
     ) -> None:
         self.keeper = keeper
-        self._surplus = Surplus(keeper.pool, registry, informers, node) if informers is not None else None
+        self._followers: tuple[tuple[str, Holdings | Returning | Surplus], ...] = ()
+        if informers is not None:
+            self._followers = (
+                ("holdings", Holdings(keeper.pool, registry, informers, node)),
+                ("returning", Returning(keeper, registry, informers, events, node)),
+                ("surplus", Surplus(keeper.pool, registry, informers, node)),
+            )
         self.cutter = Cutter(keeper, clock, events)
         self.service = NodeVolumes(keeper, self.cutter, registry, clock, node=node, notes=paths.intents, events=events)
         self.copies: VolumeCopies | None = None
@@ -48,5 +56,5 @@ class VolumeWork:
                 group.create_task(work, name=f"volumes/{name}")
             if self.copies is not None:
                 group.create_task(self.copies.run(), name="volumes/copies")
-            if self._surplus is not None:
-                group.create_task(self._surplus.run(), name="volumes/surplus")
+            for name, follower in self._followers:
+                group.create_task(follower.run(), name=f"volumes/{name}")
