@@ -315,6 +315,55 @@ class VolumesContract:
         with pytest.raises(ConflictError):  # the old owner's word is over
             await volumes.accept(replace(await other.changes("a", 1), manifest=tail), stream(()))
 
+    async def test_a_tail_stays_until_the_volume_is_destroyed(self, volumes: Volumes, other: Volumes) -> None:
+        await volumes.create("a", SIZE)
+        for text in (b"1", b"2", b"3"):
+            await put(await volumes.disk("a"), 0, block(text))
+            await volumes.cut("a", epoch=1)
+        await carry(volumes, other, "a", 1)
+        kept = {each.number: each for each in await volumes.snapshots("a")}
+        await volumes.release("a")
+        for number in (3, 2):
+            await volumes.quarantine("a", number, tail=True)
+        assert await volumes.tails("a") == (kept[2], kept[3])
+        info = await volumes.find("a")
+        assert info is not None
+        assert (info.newest, info.aside, info.tails) == (1, (2, 3), (2, 3))
+        await put(await other.disk("a"), 0, block(b"4"))
+        await other.cut("a", epoch=2)
+        await carry(other, volumes, "a", 2, since=1)
+        await volumes.clone("a", "tail", number=3, tail=True)
+        assert (await volumes.disk("tail")).read_bytes()[:BLOCK] == block(b"3")
+        with pytest.raises(NotFoundError):
+            await volumes.clone("a", "none", number=9, tail=True)
+
+        await volumes.retire("a")
+        await volumes.retire("a")
+        info = await volumes.find("a")
+        assert info is not None
+        assert (info.written_here, info.newest, info.pending, info.tails) == (False, 0, 0, (2, 3))
+        assert await volumes.snapshots("a") == ()
+        await carry(other, volumes, "a", 2)  # a copy is wanted here again
+        assert await content(volumes, "a", 2) == await content(other, "a", 2)
+        await volumes.retire("a")
+        await volumes.create("a", SIZE, epoch=3)
+        assert (await volumes.cut("a", epoch=3)).number == 4
+        assert len(await volumes.tails("a")) == 2
+        await volumes.destroy("a")
+        assert await volumes.find("a") is None
+        await other.retire("a")  # nothing was put aside there
+        assert await other.find("a") is None
+
+    async def test_an_older_epoch_does_not_open_the_disk(self, volumes: Volumes) -> None:
+        await volumes.create("a", SIZE)
+        assert await volumes.disk("a", epoch=3) == await volumes.disk("a")
+        info = await volumes.find("a")
+        assert info is not None
+        assert info.epoch == 3
+        with pytest.raises(ConflictError) as caught:
+            await volumes.disk("a", epoch=2)
+        assert caught.value.reason == "StaleEpoch"
+
     async def test_restore_gives_old_content_a_new_number(self, volumes: Volumes, other: Volumes) -> None:
         await volumes.create("a", SIZE)
         await put(await volumes.disk("a"), 0, block(b"1"))

@@ -93,6 +93,22 @@ def numbered(manifests: Sequence[Manifest], number: int, volume: str) -> Manifes
     raise NotFoundError(f"Volume {volume} has no snapshot {number} here.")
 
 
+def in_order(manifests: Iterable[Manifest]) -> tuple[Manifest, ...]:
+    """By epoch, then number."""
+    return tuple(sorted(manifests, key=lambda each: (each.epoch, each.number, each.time_s)))
+
+
+def tail_of(tails: Iterable[Manifest], number: int, volume: str) -> Manifest:
+    """The newest of that number. NotFoundError."""
+    found = [each for each in in_order(tails) if each.number == number]
+    if not found:
+        raise NotFoundError(
+            f"Nothing with number {number} of volume {volume} was put aside here.",
+            remedy="`primordia volume ls --orphans` shows what was.",
+        )
+    return found[-1]
+
+
 def check_epoch(volume: str, epoch: int, highest: int) -> None:
     """ConflictError (StaleEpoch) when `epoch` is older than the highest that was seen."""
     if epoch < highest:

@@ -38,6 +38,7 @@ class _Volume:
     snapshots: list[_Snapshot] = field(default_factory=list)
     pending: _Snapshot | None = None
     aside: list[int] = field(default_factory=list)
+    tails: list[_Snapshot] = field(default_factory=list)
     notes: bytes = b""
 
     @property
@@ -52,12 +53,29 @@ class _Volume:
         rules.numbered(self.manifests, number, self.name)
         return next(each for each in self.snapshots if each.manifest.number == number)
 
+    def held(self, number: int, *, tail: bool) -> _Snapshot:
+        if not tail:
+            return self.snapshot(number)
+        found = rules.tail_of([each.manifest for each in self.tails], number, self.name)
+        return next(each for each in self.tails if each.manifest is found)
+
     def info(self) -> VolumeInfo:
         newest = self.newest.number if self.newest else 0
         pending = self.pending.manifest.number if self.pending else 0
         return VolumeInfo(
-            self.name, self.size_bytes, self.epoch, self.disk is not None, newest, pending, tuple(sorted(self.aside))
+            self.name,
+            self.size_bytes,
+            self.epoch,
+            self.disk is not None,
+            newest,
+            pending,
+            tuple(sorted(self.aside)),
+            tuple(sorted(each.manifest.number for each in self.tails)),
         )
+
+    @property
+    def is_bare(self) -> bool:
+        return self.disk is None and not self.snapshots and self.pending is None
 
 
 class MemoryVolumes:
@@ -89,7 +107,8 @@ class MemoryVolumes:
         """See the port."""
         size = rules.round_up(size_bytes)
         await self._want_new(volume, size)
-        made = _Volume(volume, epoch, self._folder / f"{volume}.disk", size)
+        made = self._volumes.get(volume) or _Volume(volume, epoch)
+        made.epoch, made.disk, made.size_bytes = max(made.epoch, epoch), self._folder / f"{volume}.disk", size
         self._write_disk(made, bytearray(), size)
         self._volumes[volume] = made
         return made.info()
@@ -134,6 +153,17 @@ class MemoryVolumes:
         known = self._volumes.pop(volume, None)
         if known is not None and known.disk is not None:
             known.disk.unlink()
+
+    async def retire(self, volume: str) -> None:
+        """See the port."""
+        known = self._volumes.get(volume)
+        if known is None or not known.tails:
+            await self.destroy(volume)
+            return
+        self._partials.pop(volume, None)
+        if known.disk is not None:
+            known.disk.unlink()
+        known.disk, known.snapshots, known.pending, known.size_bytes = None, [], None, 0
 
     async def cut(self, volume: str, *, epoch: int, checkpoint: str = "", always: bool = False) -> Manifest:
         """See the port."""
@@ -263,11 +293,11 @@ class MemoryVolumes:
         self._write_disk(known, content, len(content))
         return self._publish(known, epoch, content, changed, "")
 
-    async def clone(self, volume: str, into: str, *, number: int = 0) -> VolumeInfo:
+    async def clone(self, volume: str, into: str, *, number: int = 0, tail: bool = False) -> VolumeInfo:
         """See the port."""
         known = self._get(volume)
         disk = await self.disk(volume) if not number else None
-        content = bytearray(disk.read_bytes()) if disk is not None else known.snapshot(number).content
+        content = bytearray(disk.read_bytes()) if disk is not None else known.held(number, tail=tail).content
         await self._want_new(into, len(content))
         made = _Volume(into, 1, self._folder / f"{into}.disk", len(content))
         self._write_disk(made, content, len(content))
@@ -280,12 +310,19 @@ class MemoryVolumes:
         good = chunk_hash.root_of(len(held.content), _table(held.content)) == held.manifest.root
         return () if good else (Range(0, len(held.content)),)
 
-    async def quarantine(self, volume: str, number: int) -> None:
+    async def quarantine(self, volume: str, number: int, *, tail: bool = False) -> None:
         """See the port."""
         known = self._get(volume)
-        known.snapshots.remove(known.snapshot(number))
+        held = known.snapshot(number)
+        known.snapshots.remove(held)
         known.aside.append(number)
         known.floor = max(known.floor, number)
+        if tail:
+            known.tails.append(held)
+
+    async def tails(self, volume: str) -> tuple[Manifest, ...]:
+        """See the port."""
+        return rules.in_order(each.manifest for each in self._get(volume).tails)
 
     async def close(self) -> None:
         """See the port."""
@@ -319,7 +356,7 @@ class MemoryVolumes:
 
     async def _want_new(self, volume: str, size_bytes: int) -> None:
         rules.check_volume(volume)
-        if volume in self._volumes:
+        if volume in self._volumes and not self._volumes[volume].is_bare:
             raise AlreadyExistsError(f"Volume {volume} exists on this node.")
         status = await self.pool()
         if size_bytes > status.total_bytes - status.reserve_bytes or not status.room_bytes:

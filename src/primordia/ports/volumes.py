@@ -41,7 +41,8 @@ class PoolStatus:
 @dataclass(frozen=True)
 class VolumeInfo:
     """A volume here. `epoch` is the highest seen, `newest` the newest snapshot's number (0: none), `pending` one that was
-    accepted and is not published yet (0: none), `aside` the numbers of quarantined snapshots, as often as it happened."""
+    accepted and is not published yet (0: none), `aside` the numbers of quarantined snapshots, as often as it happened, of
+    which `tails` are good ones."""
 
     name: str
     size_bytes: int
@@ -50,6 +51,7 @@ class VolumeInfo:
     newest: int
     pending: int = 0
     aside: tuple[int, ...] = ()
+    tails: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ class Volumes(Protocol):
         """One volume."""
 
     async def create(self, volume: str, size_bytes: int, *, epoch: int = 1) -> VolumeInfo:
-        """A new, sparse disk of zeros, rounded up to a whole chunk. AlreadyExistsError, CapacityError, InvalidError."""
+        """A new, sparse disk of zeros, rounded up to a whole chunk. AlreadyExistsError, CapacityError, InvalidError.
+
+        A volume of which nothing but tails is here begins anew, and keeps them.
+        """
 
     async def disk(self, volume: str, *, epoch: int = 0) -> Path:
         """The raw disk image that a microVM writes; made from the newest snapshot where the volume is only held here.
@@ -101,6 +106,9 @@ class Volumes(Protocol):
 
     async def destroy(self, volume: str) -> None:
         """Delete the volume with all its snapshots. One that is not here is no error."""
+
+    async def retire(self, volume: str) -> None:
+        """Delete all of the volume but its tails; without any this is `destroy`. May be repeated."""
 
     async def cut(self, volume: str, *, epoch: int, checkpoint: str = "", always: bool = False) -> Manifest:
         """Snapshot the disk as it is now (what was not flushed counts too); unchanged, the newest is answered again.
@@ -155,14 +163,23 @@ class Volumes(Protocol):
         What the disk held beyond the newest snapshot is gone. Raises ConflictError (StaleEpoch).
         """
 
-    async def clone(self, volume: str, into: str, *, number: int = 0) -> VolumeInfo:
-        """A new volume with the content of a snapshot, or (0) of the disk as it is now; in constant time."""
+    async def clone(self, volume: str, into: str, *, number: int = 0, tail: bool = False) -> VolumeInfo:
+        """A new volume with the content of a snapshot, or (0) of the disk as it is now; in constant time.
+
+        `tail`: of one that was put aside as such; of several with that number, of the newest.
+        """
 
     async def verify(self, volume: str, number: int) -> tuple[Range, ...]:
         """Read a snapshot back and compare it with its manifest; the chunks that differ, none when it is good."""
 
-    async def quarantine(self, volume: str, number: int) -> None:
-        """Put a doubtful snapshot aside: it is not shown, not built upon, and its number not used again by `cut`."""
+    async def quarantine(self, volume: str, number: int, *, tail: bool = False) -> None:
+        """Put a snapshot aside: it is not shown, not built upon, and its number not used again by `cut`.
+
+        A doubtful one, or a `tail`: a good one that the volume's owner never had, kept for people to look into.
+        """
+
+    async def tails(self, volume: str) -> tuple[Manifest, ...]:
+        """Those that were put aside as tails, in order of epoch and number; they are there until `destroy`."""
 
     async def note(self, volume: str, content: bytes) -> None:
         """Keep a few words beside the volume, for whoever has nothing but this pool; they replace those from before."""

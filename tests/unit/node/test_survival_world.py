@@ -123,8 +123,10 @@ async def test_another_goes_on_from_its_copy_and_the_dead_comes_back_as_a_holder
     async with asyncio.timeout(60):
         while (info := await back.pool.find(owned.uid)) is None or info.written_here:
             await world.clock.sleep(0.01)
-    assert [(each.epoch, each.number) for each in await back.pool.snapshots(owned.uid)] == [(1, 1), (1, 2), (1, 3), (1, 4)]
-    assert (await content(back.pool, owned.uid, 4))[:BLOCK] == b"4" * BLOCK
+    assert [(each.epoch, each.number) for each in await back.pool.snapshots(owned.uid)] == [(1, 1), (1, 2), (1, 3)]
+    assert [(each.epoch, each.number) for each in await back.pool.tails(owned.uid)] == [(1, 4)]
+    await back.pool.clone(owned.uid, "orphan", number=4, tail=True)
+    assert (await back.pool.disk("orphan")).read_bytes()[:BLOCK] == b"4" * BLOCK
     world.nodes["n2"].links["n1"].mend()
     async with asyncio.timeout(60):
         while [(each.epoch, each.number) for each in await back.pool.snapshots(owned.uid)] != [(1, 1), (1, 2), (2, 3)]:
@@ -132,7 +134,7 @@ async def test_another_goes_on_from_its_copy_and_the_dead_comes_back_as_a_holder
     assert (await content(back.pool, owned.uid, 3))[:BLOCK] == b"5" * BLOCK
     info = await back.pool.find(owned.uid)
     assert info is not None
-    assert info.aside == (3, 4)
+    assert info.tails == (3, 4)
 
 
 async def test_a_copy_behind_the_last_sync_waits_unless_that_loss_was_accepted(world: CopyWorld) -> None:
@@ -175,4 +177,4 @@ async def test_a_disk_of_an_earlier_ownership_is_not_written_again(world: CopyWo
             await world.clock.sleep(0.01)
     assert (await pool.disk(owned.uid)).read_bytes()[:BLOCK] == b"1" * BLOCK
     assert [each.number for each in await pool.snapshots(owned.uid)] == [1]
-    assert info.aside == (2,)
+    assert info.tails == (2,)

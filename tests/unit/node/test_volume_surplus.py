@@ -18,7 +18,16 @@ from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
 from primordia.wire.meta import ObjectMeta
 from primordia.wire.resources import Volume
-from primordia.wire.volumes import CopyState, LastSync, VolumeCopy, VolumeSpec, VolumeStatus, holder_finalizer
+from primordia.wire.volumes import (
+    CopyState,
+    LastSync,
+    Layout,
+    Replication,
+    VolumeCopy,
+    VolumeSpec,
+    VolumeStatus,
+    holder_finalizer,
+)
 
 UID = "11111111-1111-1111-1111-111111111111"
 SYNC = LastSync(epoch=2, number=7, copies=("old",))
@@ -31,6 +40,11 @@ def a_volume(*copies: VolumeCopy, replicas: tuple[str, ...] = ("new",), sync: La
         spec=VolumeSpec(size="1Gi"),
         status=VolumeStatus(node="owner", epoch=2, replicas=replicas, copies=copies, last_sync=sync),
     )
+
+
+def with_mirror(volume: Volume, mirror: int) -> Volume:
+    replication = Replication(layout=Layout(mirror=mirror))
+    return msgspec.structs.replace(volume, spec=msgspec.structs.replace(volume.spec, replication=replication))
 
 
 def a_copy(state: CopyState = "InSync", number: int = 7, epoch: int = 2) -> VolumeCopy:
@@ -49,7 +63,9 @@ def a_copy(state: CopyState = "InSync", number: int = 7, epoch: int = 2) -> Volu
         (a_volume(a_copy("Behind", 6)), False),
         (a_volume(a_copy("InSync", 9, 1)), False),
         (a_volume(a_copy("InSync", 1, 1), sync=None), True),
-        (a_volume(replicas=()), True),
+        (a_volume(replicas=()), False),
+        (with_mirror(a_volume(replicas=()), 0), True),
+        (with_mirror(a_volume(a_copy()), 2), False),
         (a_volume(a_copy(), replicas=("new", "old")), False),
         (msgspec.structs.replace(a_volume(a_copy()), status=VolumeStatus()), False),
     ],
@@ -106,7 +122,29 @@ async def test_what_is_written_here_stays(tmp_path: Path) -> None:
     pool = MemoryVolumes(tmp_path, total_bytes=1 << 26)
     await pool.create(UID, 1 << 20)
     await registry.create(a_volume(a_copy()))
-    await Surplus(pool, registry, Informers(registry), "old")._delete("shop.main", "default", UID)
+    assert not await Surplus(pool, registry, Informers(registry), "old")._delete("shop.main", "default", UID)
     assert await pool.find(UID) is not None
     assert holder_finalizer("old") in (await registry.get(Volume, "shop.main", "default")).metadata.finalizers
+    await store.close()
+
+
+async def test_what_its_owner_never_had_stays(tmp_path: Path) -> None:
+    clock = SystemClock()
+    store = MemoryStore(clock)
+    registry = Registry(store, clock, new_uid=lambda: UID)
+    pool = MemoryVolumes(tmp_path, total_bytes=1 << 26)
+    await pool.create(UID, 1 << 20)
+    for _ in range(3):
+        await pool.cut(UID, epoch=1, always=True)
+    await pool.release(UID)
+    volume = a_volume(a_copy())
+    began = RestoredFrom(epoch=2, node="old", number=1)
+    await registry.create(msgspec.structs.replace(volume, status=msgspec.structs.replace(volume.status, restored_from=began)))
+    work = Surplus(pool, registry, Informers(registry), "old")
+    for _ in range(2):
+        assert await work._delete("shop.main", "default", UID)
+        info = await pool.find(UID)
+        assert info is not None
+        assert (info.newest, info.tails) == (0, (2, 3))
+        assert holder_finalizer("old") in (await registry.get(Volume, "shop.main", "default")).metadata.finalizers
     await store.close()

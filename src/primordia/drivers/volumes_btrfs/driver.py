@@ -155,6 +155,20 @@ class BtrfsVolumes:
 
         await self._plain(act)
 
+    async def retire(self, volume: str) -> None:
+        """See the port."""
+
+        def act() -> None:
+            with self._lock(volume):
+                self._forget_partial(volume)
+                held = self._known.get(volume)
+                if held is not None and held.at.tails():
+                    held.retire()
+                elif self._known.pop(volume, None) is not None:
+                    forget(self._volumes_folder / volume)
+
+        await self._plain(act, volume)
+
     async def cut(self, volume: str, *, epoch: int, checkpoint: str = "", always: bool = False) -> Manifest:
         """See the port."""
 
@@ -240,11 +254,14 @@ class BtrfsVolumes:
         """See the port."""
         return await self._on(volume, lambda held: held.restore(number, epoch, self._now()))
 
-    async def clone(self, volume: str, into: str, *, number: int = 0) -> VolumeInfo:
+    async def clone(self, volume: str, into: str, *, number: int = 0, tail: bool = False) -> VolumeInfo:
         """See the port."""
 
         def act(held: Volume) -> VolumeInfo:
-            if number:
+            if tail:
+                manifest, source = held.tail(number)
+                size = manifest.size_bytes
+            elif number:
                 source, size = held.at.snapshot(number), held.numbered(number).size_bytes
             else:
                 held.settle()
@@ -257,9 +274,13 @@ class BtrfsVolumes:
         """See the port."""
         return await self._plain(lambda: self._get(volume).verify(number), volume)
 
-    async def quarantine(self, volume: str, number: int) -> None:
+    async def quarantine(self, volume: str, number: int, *, tail: bool = False) -> None:
         """See the port."""
-        await self._on(volume, lambda held: held.quarantine(number))
+        await self._on(volume, lambda held: held.quarantine(number, tail=tail))
+
+    async def tails(self, volume: str) -> tuple[Manifest, ...]:
+        """See the port."""
+        return await self._on(volume, lambda held: rules.in_order(held.tails()))
 
     def _recover(self) -> None:
         for folder in (self._volumes_folder, self._incoming):
@@ -274,7 +295,7 @@ class BtrfsVolumes:
             except (DamagedError, FileNotFoundError) as error:
                 self._damaged[folder.name] = str(error)
                 continue
-            if held.written_here or held.manifests or held.pending() is not None:
+            if not held.is_bare or held.at.tails():
                 self._known[folder.name] = held
             else:
                 forget(folder)  # its first delta was never acknowledged
@@ -381,8 +402,13 @@ class BtrfsVolumes:
         if size_bytes > status.total_bytes - status.reserve_bytes or not status.room_bytes:
             raise _no_room(name, size_bytes)
         with self._guard:
-            if name in self._known or name in self._damaged:
+            known = self._known.get(name)
+            if name in self._damaged or (known is not None and not known.is_bare):
                 raise AlreadyExistsError(f"Volume {name} exists on this node.")
+        if known is not None:
+            with self._lock(name):
+                known.begin_anew(epoch, fill)
+                return known.info()
         try:
             return self._found(name, epoch, fill).info()
         except OSError as error:

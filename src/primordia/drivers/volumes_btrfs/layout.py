@@ -12,7 +12,7 @@
 
 Names with a leading dot are unfinished or on their way out: whoever opens the pool clears them away. A read-only subvolume
 can be renamed within its folder and not out of it (the kernel would have to write its ..), so what is put aside stays
-where it is under another name: N.aside-TIME.
+where it is under another name: N.aside-TIME, or N.tail-TIME where it is good and its owner never had it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import time
 from pathlib import Path
 
 from primordia.drivers.volumes_btrfs import ioctl
+from primordia.kit import files
 
 DISK = "disk"
-_ASIDE = ".aside-"
+_ASIDE, _TAIL = ".aside-", ".tail-"
 _ROOT_INODE = 256
 
 
@@ -73,8 +74,47 @@ class Layout:
 
     def aside(self) -> tuple[int, ...]:
         """The numbers that were put aside."""
-        names = [each.name.partition(_ASIDE) for each in self._parts["manifests"].iterdir()]
-        return tuple(sorted(int(number) for number, mark, _ in names if mark and number.isdecimal()))
+        return tuple(sorted([*self._marked(_ASIDE).values(), *self._marked(_TAIL).values()]))
+
+    def tails(self) -> dict[str, int]:
+        """The manifests of those that were put aside as tails, by file name, and their numbers."""
+        return self._marked(_TAIL)
+
+    def _marked(self, mark: str) -> dict[str, int]:
+        names = {each.name: each.name.partition(mark) for each in self._parts["manifests"].iterdir()}
+        return {name: int(number) for name, (number, found, _) in names.items() if found and number.isdecimal()}
+
+    def of_tail(self, name: str) -> tuple[Path, Path]:
+        """A tail's manifest and its subvolume."""
+        return self._parts["manifests"] / name, self._parts["snapshots"] / name
+
+    def put_aside_as_tail(self, number: int) -> None:
+        """The same for a good snapshot. Its manifest is there under both names until its content is under the new one."""
+        name = f"{number:012d}{_TAIL}{time.time_ns()}"
+        files.write_atomic(self._parts["manifests"] / name, self.manifest(number).read_bytes())
+        self._finish_tail(name, number)
+
+    def finish_tails(self) -> None:
+        """What a crash left half put aside is whole afterwards."""
+        for name, number in self.tails().items():
+            self._finish_tail(name, number)
+
+    def _finish_tail(self, name: str, number: int) -> None:
+        manifest, content = self.of_tail(name)
+        if not content.exists():
+            if not self.snapshot(number).exists() or not self.manifest(number).exists():
+                manifest.unlink()
+                return
+            self.snapshot(number).rename(content)
+        if self.manifest(number).exists() and not self.snapshot(number).exists():
+            self.manifest(number).unlink()
+            self.table(number).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Delete all but the record, the notes and the tails."""
+        self.pending.unlink(missing_ok=True)
+        for number in sorted({*self.published(), *self.cut()}):
+            self.drop(number)
 
     def put_aside(self, number: int) -> None:
         """Rename all of a snapshot; its manifest first, so that at no moment one is shown without content."""
@@ -97,6 +137,8 @@ class Layout:
                     discard(each)
         for number in set(self.cut()) - set(self.published()):
             discard(self.snapshot(number))
+        if not self.live_disk.exists():
+            discard(self.live)
 
 
 def discard(path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Volume:
     @classmethod
     def recover(cls, layout: Layout) -> Volume:
         """Open a volume as a crash may have left it: unfinished things go, damaged ones are put aside, restores end."""
+        layout.finish_tails()
         layout.sweep()
         volume = cls(layout)
         for number in layout.published():
@@ -77,7 +78,38 @@ class Volume:
             size = pending.manifest.size_bytes
         number = newest.number if newest else 0
         waits = pending.manifest.number if pending is not None else 0
-        return VolumeInfo(self.name, size, self.record.epoch, self.written_here, number, waits, self.at.aside())
+        tails = tuple(sorted(self.at.tails().values()))
+        return VolumeInfo(self.name, size, self.record.epoch, self.written_here, number, waits, self.at.aside(), tails)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing is here but what was put aside."""
+        return not self.written_here and not self._manifests and self.pending() is None
+
+    def tails(self) -> dict[Manifest, Path]:
+        """The manifests of its tails, and where their content is."""
+        found = {}
+        for name in self.at.tails():
+            manifest, content = self.at.of_tail(name)
+            found[records.decode(manifest.read_bytes(), Manifest, manifest)] = content
+        return found
+
+    def tail(self, number: int) -> tuple[Manifest, Path]:
+        """One tail and its subvolume. NotFoundError."""
+        tails = self.tails()
+        found = rules.tail_of(tails, number, self.name)
+        return found, tails[found]
+
+    def retire(self) -> None:
+        """See the port, where there are tails."""
+        self._remove_live()
+        self._manifests = []
+        self.at.clear()
+
+    def begin_anew(self, epoch: int, fill: Callable[[Layout], None]) -> None:
+        """A disk for one that is bare."""
+        self.enter(epoch)
+        fill(self.at)
 
     def pending(self) -> Delta | None:
         """The delta that was accepted and is not published."""
@@ -158,12 +190,15 @@ class Volume:
         self._manifests.remove(held)
         self.at.drop(number)
 
-    def quarantine(self, number: int) -> None:
+    def quarantine(self, number: int, *, tail: bool) -> None:
         """See the port."""
         held = self.numbered(number)
         self._floor(number)
         self._manifests.remove(held)
-        self.at.put_aside(number)
+        if tail:
+            self.at.put_aside_as_tail(number)
+        else:
+            self.at.put_aside(number)
 
     def numbered(self, number: int) -> Manifest:
         """A snapshot's manifest. NotFoundError."""

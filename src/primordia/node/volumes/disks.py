@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from primordia.domain.snapshots import Manifest, check_volume, round_up
+from primordia.domain.snapshots import check_volume, round_up
 from primordia.kit import files
 from primordia.kit.errors import AlreadyExistsError, CapacityError, ConflictError, NotFoundError
 from primordia.kit.units import parse_bytes
@@ -125,23 +125,25 @@ class Disks:
             await self._grow_guest(owned, known.size_bytes)
             owned.guest_bytes = known.size_bytes
 
-    async def hand_back(self, uid: str, epoch: int) -> Manifest | None:
-        """Let go of a disk that was written here up to that epoch, with nothing lost: the snapshot that had to be cut for it.
+    async def hand_back(self, uid: str, epoch: int) -> None:
+        """Let go of a disk that was written here up to that epoch, and is another's since. Nothing of it is lost: what no
+        snapshot had yet, and so nobody else has, is put aside as a tail.
 
-        None where the newest had everything. Under the volume's lock, and while nothing has the disk open; may be repeated.
+        Under the volume's lock, and while nothing has the disk open; may be repeated.
         """
         known = await self.pool.find(uid)
         if known is None or not known.written_here:
-            return None
+            return
         if self._is_unformatted(known):  # nobody has ever written it
             await self.pool.destroy(uid)
             self._intent(uid).unlink()
-            return None
+            return
         before = await self.pool.snapshots(uid)
         made = await self.pool.cut(uid, epoch=epoch)
         await self.pool.release(uid)
         log.warning("volume %s: its disk of epoch %d is let go, with snapshot %d as its last", uid, epoch, made.number)
-        return None if made in before else made
+        if made not in before:
+            await self.pool.quarantine(uid, made.number, tail=True)
 
     async def hold(self, volume: Volume) -> None:
         """Have the object wait for this node when its end is asked for: before anything of it is stored here.
@@ -175,9 +177,7 @@ class Disks:
         if known is None or self._is_unformatted(known):
             return known
         if known.written_here and known.epoch < owned.volume.status.owner_since and owned.live is None:
-            tail = await self.hand_back(uid, known.epoch)
-            if tail is not None:  # what was taken over is a snapshot from before it
-                await self.pool.quarantine(uid, tail.number)
+            await self.hand_back(uid, known.epoch)
             known = await self._content(uid)
         if known is None or known.written_here:
             return known

@@ -1,17 +1,21 @@
 """Copies that are wanted here no more, for the volume's copies are elsewhere now: they go, once nothing rests on them.
 
 Invariant: what a sync has promised is never given up here before every copy that is wanted has it. So a copy stays while any
-of the others is still being made, cannot be reached, or lacks the last sync; and it is judged by the registry, not by a cache.
+of the others has no place yet, is still being made, cannot be reached, or lacks the last sync; and it is judged by the
+registry, not by a cache. What the owner never had, for another node than this one went on when its owner died, is nowhere
+else: it is put aside, and stays until the volume is destroyed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import NoReturn
 
 import msgspec
 
+from primordia.domain.snapshots import Manifest
 from primordia.kit.errors import NotFoundError, PrimordiaError
 from primordia.kit.tasks import TaskSet
 from primordia.ports.volumes import Volumes
@@ -19,7 +23,7 @@ from primordia.registry.codec import Change
 from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
 from primordia.wire.resources import Volume
-from primordia.wire.volumes import holder_finalizer
+from primordia.wire.volumes import Replication, holder_finalizer
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,9 @@ def is_surplus(volume: Volume, node: str) -> bool:
         return False
     if not status.node or node == status.node or node in status.replicas:
         return False
+    mirror = (volume.spec.replication or Replication()).layout.mirror
+    if len(status.replicas) < (1 if mirror is None else mirror):
+        return False
     told, synced = {copy.node: copy for copy in status.copies}, status.last_sync
     for name in status.replicas:
         copy = told.get(name)
@@ -41,6 +48,14 @@ def is_surplus(volume: Volume, node: str) -> bool:
         if synced is not None and (copy.epoch, copy.number) < (synced.epoch, synced.number):
             return False
     return True
+
+
+def never_owned(volume: Volume, snapshots: Sequence[Manifest]) -> tuple[int, ...]:
+    """Those that the node which took the volume over did not have: it went on from an older one. Pure."""
+    began = volume.status.restored_from
+    if began is None:
+        return ()
+    return tuple(each.number for each in snapshots if each.epoch < began.epoch and each.number > began.number)
 
 
 class Surplus:
@@ -75,27 +90,37 @@ class Surplus:
         try:
             while True:
                 try:
-                    await self._delete(meta.name, meta.namespace, meta.uid)
-                    return
+                    if await self._delete(meta.name, meta.namespace, meta.uid):
+                        return
                 except NotFoundError:
                     return
                 except PrimordiaError as error:
                     log.warning("the copy of volume %s/%s stays for now: %s", meta.namespace, meta.name, error)
-                    await self._registry.clock.sleep(_RETRY_S)
+                await self._registry.clock.sleep(_RETRY_S)
         finally:
             self._at_work.discard(meta.uid)
 
-    async def _delete(self, name: str, namespace: str, uid: str) -> None:
+    async def _delete(self, name: str, namespace: str, uid: str) -> bool:
+        """Let it go if it is surplus; False where its disk is still here, which is let go first (`returning.py`)."""
         volume = await self._registry.get(Volume, name, namespace)
         if volume.metadata.uid != uid or not is_surplus(volume, self._node):
-            return
+            return True
         known = await self._pool.find(uid)
         if known is not None and known.written_here:
-            log.warning("volume %s/%s has a disk here, and another owner: it stays", namespace, name)
-            return
-        await self._pool.destroy(uid)
+            return False
+        if known is not None and known.tails and not known.newest and not known.pending:
+            return True
+        if known is not None:
+            await self._pool.settle(uid)
+            for number in reversed(never_owned(volume, await self._pool.snapshots(uid))):
+                await self._pool.quarantine(uid, number, tail=True)
+        await self._pool.retire(uid)
+        if await self._pool.find(uid) is not None:
+            log.info("volume %s/%s: the copy here is wanted no more; what its owner never had stays", namespace, name)
+            return True
         await self._registry.mutate(Volume, name, namespace, lambda stored: self._freed(stored, uid))
         log.info("volume %s/%s: the copy here is wanted no more, and is deleted", namespace, name)
+        return True
 
     def _freed(self, stored: Volume, uid: str) -> Volume | None:
         meta, own = stored.metadata, holder_finalizer(self._node)

@@ -260,7 +260,7 @@ class Receiver:
         for each in reversed(snapshots):
             if each.number > base:
                 log.warning("snapshot %d of volume %s is put aside: its owner does not have it", each.number, uid)
-                await self._pool.quarantine(uid, each.number)
+                await self._pool.quarantine(uid, each.number, tail=True)
 
     # ------------------------------------------------------------ seeding
 
