@@ -23,6 +23,7 @@ from primordia.wire.volumes import (
     LastSync,
     Layout,
     Replication,
+    RestoredFrom,
     VolumeCopy,
     VolumeSpec,
     VolumeStatus,
