@@ -28,6 +28,7 @@ from primordia.node.forks.pool import ForkPool
 from primordia.node.forks.programs import Programs
 from primordia.node.forks.promoting import Promoter
 from primordia.node.forks.room import ForkRoom
+from primordia.node.forks.standby import Standby
 from primordia.node.forks.starts import LifeformStarts
 from primordia.node.forks.store import TemplateStore
 from primordia.node.forks.suspending import KeptMemories
@@ -64,6 +65,7 @@ class ForkService:
         self._templates = Templates(self._store, builder, lambda: self._pool, services.clock, services.settings)
         self._pool = ForkPool(services, self._forker, room.for_pool, self._templates.distrust)
         self._keeper = TemplateKeeper(services, informers, writer, self._templates, self._pool)
+        self._standby = Standby(services, informers, self._templates)
         births = Births(services, fleet, executor, self._forker)
         meters = ForkMeters(metrics, lambda: dict(self._pool.waiting()), lambda: room.forks)
         self._programs = Programs(services)
@@ -111,6 +113,8 @@ class ForkService:
             await self._services.offload(self.open)
             self._ready.set()
             async with asyncio.TaskGroup() as group:
+                if self._services.settings.plain_templates:
+                    group.create_task(self._standby.run(), name="forks/standby")
                 for name, coroutine in (
                     ("templates", self._keeper.run()),
                     ("pool", self._pool.run()),

@@ -1,0 +1,96 @@
+"""Templates of what this node may have to take over: it holds copies of a lifeform's data, and is ready to start it as a fork.
+
+When a node dies, whoever goes on with its lifeforms should not have to fetch an image and boot first. So image and plain
+template of each context of such a lifeform are made beforehand: one after the other, and only when nothing has changed for a
+moment, for what runs comes first. A failure is no more than a slower start, and is tried again now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NoReturn
+
+from primordia.kit.deadline import wait_event
+from primordia.kit.errors import PrimordiaError
+from primordia.node.forks.shape import plain_recipe, shape_of
+from primordia.node.forks.templates import Templates
+from primordia.node.services import Services
+from primordia.registry.codec import Change
+from primordia.registry.informers import Informers
+from primordia.wire.resources import ContextTemplate, Lifeform, Volume
+
+log = logging.getLogger(__name__)
+
+_CALM_S = 5.0
+_AGAIN_S = 600.0
+"""Also what keeps them from being collected as unused."""
+
+
+class Standby:
+    """One node's. It finds what to prepare in the caches alone."""
+
+    def __init__(self, services: Services, informers: Informers, templates: Templates) -> None:
+        self._services = services
+        self._templates = templates
+        self._volumes = informers.of(Volume)
+        self._lifeforms = informers.of(Lifeform)
+        self._node = services.config.name
+        self._wake = asyncio.Event()
+        self._told: dict[str, str] = {}
+
+    async def run(self) -> NoReturn:
+        """Prepare until cancelled."""
+        self._volumes.subscribe(self._on_volume)
+        self._lifeforms.subscribe(self._on_lifeform)
+        try:
+            while True:
+                await wait_event(self._services.clock, self._wake, _AGAIN_S)
+                while self._wake.is_set():
+                    self._wake.clear()
+                    await self._services.clock.sleep(_CALM_S)
+                for title, template in self.wanted().items():
+                    await self._prepare(title, template)
+        finally:
+            self._volumes.unsubscribe(self._on_volume)
+            self._lifeforms.unsubscribe(self._on_lifeform)
+
+    def wanted(self) -> dict[str, ContextTemplate]:
+        """The contexts of the lifeforms of whose data a copy is to be here; of equal ones one is enough."""
+        found = {}
+        for volume in self._volumes.items():
+            if self._node not in volume.status.replicas:
+                continue
+            lifeform = self._lifeforms.get(volume.spec.lifeform, volume.metadata.namespace) if volume.spec.lifeform else None
+            for template in lifeform.spec.contexts if lifeform is not None else ():
+                size = template.resources
+                found[f"{template.image} {size.cpu} {size.memory} {_data_of(template)}"] = template
+        return found
+
+    # ------------------------------------------------------------ inside
+
+    def _on_volume(self, change: Change[Volume]) -> None:
+        old, new = change.old, change.new
+        if new is not None and self._node in new.status.replicas and (old is None or self._node not in old.status.replicas):
+            self._wake.set()
+
+    def _on_lifeform(self, change: Change[Lifeform]) -> None:
+        old, new = change.old, change.new
+        if new is not None and (old is None or old.spec.contexts != new.spec.contexts):
+            self._wake.set()
+
+    async def _prepare(self, title: str, template: ContextTemplate) -> None:
+        services = self._services
+        try:
+            root = await services.image_keeper.root(template.image, lambda _: None)
+            shape = shape_of(template.image, root, template.resources, services.settings.scratch_bytes, data=_data_of(template))
+            await self._templates.ensure(plain_recipe(shape, root.config))
+            self._told.pop(title, None)
+        except (PrimordiaError, ValueError) as error:
+            if self._told.get(title) != str(error):
+                self._told[title] = str(error)
+                log.warning("what is not prepared for a failover: %s: %s", title, error)
+
+
+def _data_of(template: ContextTemplate) -> str:
+    return template.data.filesystem if template.data is not None else ""
