@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from primordia.control.data import NO_VOLUMES, Volumes
 from primordia.domain.conditions import Verdict
 from primordia.domain.lifeforms import Member, context_object_name, phase_of, readiness
 from primordia.domain.placement import Demand
-from primordia.wire.conditions import is_silent, merge
+from primordia.wire.conditions import find, is_dead, is_silent, merge
 from primordia.wire.demand import demand_of
 from primordia.wire.meta import (
     API_VERSION,
@@ -29,11 +31,15 @@ from primordia.wire.resources import (
     Lifeform,
     LifeformStatus,
     Node,
+    Recovered,
     Volume,
 )
 
 LIFEFORM_FINALIZER = "primordia.dev/contexts"
 CONTEXT_FINALIZER = "primordia.dev/node"
+RECOVERED = "Recovered"
+HELD = "FailoverHeld"
+"""Why a Node is Unknown: its death is not declared, for too much went at once."""
 _TERMINAL = ("Succeeded", "Failed")
 _NOTHING = Demand()
 
@@ -156,18 +162,39 @@ def status_of(
         members=members,
         complete=all(template.name in contexts for template in lifeform.spec.contexts),
         silent=node is not None and is_silent(node.status.conditions),
+        dead=node is not None and is_dead(node.status.conditions),
     )
+    verdicts = [scheduled, readiness(phase, members), *_recovery(lifeform, node)]
     labels = node.metadata.labels if node is not None else {}
-    return LifeformStatus(
+    return msgspec.structs.replace(
+        before,
         phase=phase,
-        node=before.node,
         rack=labels.get(LABEL_RACK, before.rack) if before.node else "",
         segment=labels.get(LABEL_SEGMENT, before.segment) if before.node else "",
-        epoch=before.epoch,
         observed_generation=lifeform.metadata.generation,
-        conditions=merge(before.conditions, [scheduled, readiness(phase, members)], now, lifeform.metadata.generation),
+        conditions=merge(before.conditions, verdicts, now, lifeform.metadata.generation),
         contexts=tuple(_summary(contexts[name]) for name in _in_order(lifeform, contexts)),
     )
+
+
+def _recovery(lifeform: Lifeform, node: Node | None) -> list[Verdict]:
+    """What is said of its recovery, as long as it is true: the failover's word, or that its node's death is not declared."""
+    said = find(lifeform.status.conditions, RECOVERED)
+    ready = find(node.status.conditions, "Ready") if node is not None else None
+    if ready is not None and ready.reason == HELD:
+        return [Verdict(RECOVERED, "False", "Holding", ready.message)]
+    if said is None:
+        return []
+    waits = said.status != "True" and (node is None or is_silent(node.status.conditions)) and said.reason != "Holding"
+    if waits or (said.status == "True" and recovered_in(lifeform) is not None):
+        return [Verdict(RECOVERED, said.status, said.reason, said.message)]
+    return []
+
+
+def recovered_in(lifeform: Lifeform) -> Recovered | None:
+    """What it was recovered from, if its present epoch began so."""
+    recovered = lifeform.status.recovered
+    return recovered if recovered is not None and recovered.epoch == lifeform.status.epoch else None
 
 
 def topology(node: Node) -> tuple[str, str, str]:
@@ -194,6 +221,7 @@ def _blueprint(lifeform: Lifeform, template: ContextTemplate, volume: Volume | N
             lifeform_labels=meta.labels,
             volume=volume.metadata.name if volume is not None else "",
             volume_uid=volume.metadata.uid if volume is not None else "",
+            recovered=recovered_in(lifeform),
         ),
         tuple(sorted(labels.items())),
     )

@@ -56,6 +56,7 @@ from primordia.registry.informers import Informers
 from primordia.registry.ownership import owner_key, owner_put
 from primordia.registry.registry import Registry, unchanged
 from primordia.registry.rules import timestamp
+from primordia.registry.together import write_together
 from primordia.wire.resources import Context, Lifeform, Node
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class LifeformController:
             self._scheduler.leave(key)
             await self._remove_orphans(key, contexts)
             return
+        if lifeform.metadata.uid in self._scheduler.moving:
+            return  # whoever writes its new place has it looked at again
         after, contexts, scheduled = await self._walk(lifeform, contexts)
         if scheduled.status == "True" or after is None:
             self._told.pop(lifeform.metadata.uid, None)
@@ -242,8 +245,10 @@ class LifeformController:
         elif isinstance(step, Change):
             await self._renew_owner(lifeform, [contexts[name] for name in step.names])
             for name in step.names:
-                after[name] = await self._registry.amend(contexts[name], redrawn(contexts[name], wanted[name]))
-                self._contexts.learn(after[name])
+                (changed,) = await write_together(self._registry, [(contexts[name], redrawn(contexts[name], wanted[name]))])
+                assert isinstance(changed, Context)
+                self._contexts.learn(changed)
+                after[name] = changed
             self._events.record(lifeform, "SpecChanged", f"New spec for {', '.join(step.names)}.")
         else:
             for name in step.names:

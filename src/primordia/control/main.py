@@ -12,6 +12,8 @@ import random
 from collections.abc import Awaitable, Callable
 
 from primordia.control.boxes import BoxController
+from primordia.control.deaths import DeathWatch
+from primordia.control.failover import BY_NODE, FailoverController
 from primordia.control.lifeforms import LifeformController
 from primordia.control.queue import WorkQueue
 from primordia.control.scheduler import Key, Scheduler, index_key
@@ -22,17 +24,17 @@ from primordia.registry.codec import Change
 from primordia.registry.events import EventRecorder
 from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
-from primordia.wire.conditions import is_silent
+from primordia.wire.conditions import NODE_DEAD, find
 from primordia.wire.resources import Context, Lifeform, Node
 
 log = logging.getLogger(__name__)
 
-BY_NODE = "node"
 Look = Callable[[Key], Awaitable[None]]
 
 
 class Controllers:
-    """Everything that one leader does for the soup. `informers` must be run by the owner."""
+    """Everything that one leader does for the soup. `informers` must be run by the owner, and so must `deaths`, without
+    which nothing is failed over."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class Controllers:
         *,
         workers: int = 4,
         rng: random.Random | None = None,
+        deaths: DeathWatch | None = None,
     ) -> None:
         self._informers = informers
         self._lifeforms = informers.of(Lifeform)
@@ -54,6 +57,11 @@ class Controllers:
         self.boxes = BoxController(registry, informers, self.scheduler.ledger, WorkQueue(clock, rng))
         self.volumes = VolumeController(registry, informers, WorkQueue(clock, rng), self.queue.add, events, clock)
         self._controller = LifeformController(registry, informers, self.scheduler, events, clock)
+        self.failover = (
+            FailoverController(registry, informers, self.scheduler, deaths, events, self.queue.add)
+            if deaths is not None
+            else None
+        )
         self._lifeforms.subscribe(self._on_lifeform)
         self._contexts.subscribe(self._on_context)
         self._lifeforms.index(BY_NODE, lambda lifeform: lifeform.status.node or None)
@@ -72,6 +80,8 @@ class Controllers:
             group.create_task(self._work(boxes, self.boxes.look), name="controllers/boxes")
             group.create_task(volumes.run_timers(), name="controllers/volume-timers")
             group.create_task(self._work(volumes, self.volumes.look), name="controllers/volumes")
+            if self.failover is not None:
+                group.create_task(self.failover.run(), name="controllers/failover")
             for number in range(self._workers):
                 group.create_task(self._work(self.queue, self._controller.look), name=f"controllers/worker-{number}")
 
@@ -125,7 +135,7 @@ class Controllers:
         self.boxes.on_node(change)
         self.volumes.on_node(change)
         old, new = change.old, change.new
-        if new is not None and is_silent(new.status.conditions) != (old is not None and is_silent(old.status.conditions)):
+        if new is not None and _said(new) != _said(old):
             for lifeform in self._lifeforms.by_index(BY_NODE, new.metadata.name):
                 self.queue.add((lifeform.metadata.namespace, lifeform.metadata.name))
 
@@ -141,3 +151,10 @@ class Controllers:
         if lifeform is None or lifeform.metadata.uid != owner:
             self.scheduler.recount(key, owner)
         self.queue.add(key)
+
+
+def _said(node: Node | None) -> tuple[str, str]:
+    """What is said of a node's life."""
+    ready = find(node.status.conditions, "Ready") if node is not None else None
+    silent = ready is not None and (ready.status == "Unknown" or ready.reason == NODE_DEAD)
+    return (ready.reason, ready.message) if ready is not None and silent else ("", "")

@@ -1,4 +1,5 @@
-"""Which nodes live, by their leases: a Node's Ready becomes Unknown when its lease ends, and True when it is back.
+"""Which nodes live, by their leases: a Node's Ready becomes Unknown when its lease ends, False once it is known to be dead,
+and True when it is back.
 
 Nobody asks the nodes: the lease keys are watched. Each verdict is written by a transaction that compares the lease's key
 with what the verdict rests on, so a watch that is late can delay a verdict but not make a false one. Nothing is
@@ -12,97 +13,93 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 
 import msgspec
 
+from primordia.control.blueprint import HELD
+from primordia.control.lifebook import LifeBook, Page
 from primordia.control.queue import WorkQueue
 from primordia.domain.conditions import Verdict
-from primordia.domain.lease import LEASES, lease_key
+from primordia.domain.lease import lease_key
 from primordia.kit.clock import Clock
 from primordia.kit.errors import ConflictError, NotFoundError, PrimordiaError
-from primordia.ports.store import CompactedError, Compare, WatchBatch
+from primordia.ports.store import Compare
 from primordia.registry.codec import Change
 from primordia.registry.events import EventRecorder
 from primordia.registry.guarded import GuardedStore, GuardError
 from primordia.registry.informers import Informers
+from primordia.registry.lives import dead_guards
 from primordia.registry.registry import Registry
 from primordia.registry.rules import timestamp
-from primordia.wire.conditions import find, is_silent, merge
+from primordia.wire.conditions import NODE_DEAD, find, is_silent, merge
 from primordia.wire.meta import Condition
 from primordia.wire.resources import Node
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 1.0
 
+def judge(conditions: tuple[Condition, ...], page: Page | None, held: str = "") -> Verdict | None:
+    """The Ready condition that a node must get, None when it may keep what it has.
 
-def judge(conditions: tuple[Condition, ...], alive: bool) -> Verdict | None:
-    """The Ready condition that a node must get, None when it may keep what it has."""
-    if alive:
+    `held` says why its death is not declared.
+    """
+    if page is not None and page.present:
         return Verdict("Ready", "True", "NodeReady") if is_silent(conditions) else None
-    if is_silent(conditions):
-        return None
-    return Verdict("Ready", "Unknown", "NodeLeaseExpired", "Its lease has ended: nothing is known of it and what it runs.")
+    wanted = Verdict("Ready", "Unknown", "NodeLeaseExpired", "Its lease has ended: nothing is known of it and what it runs.")
+    if page is not None and page.dead and page.death is not None:
+        who = "It said so itself" if page.death.by == "node" else page.death.reason.rstrip(".")
+        wanted = Verdict("Ready", "False", NODE_DEAD, f"Its life {page.life} is over: nothing of it runs any more. {who}.")
+    elif held:
+        wanted = Verdict("Ready", "Unknown", HELD, held)
+    ready = find(conditions, "Ready")
+    same = ready is not None and (ready.status, ready.reason) == (wanted.status, wanted.reason)
+    return None if same else wanted
 
 
 class NodeMonitor:
-    """Keeps the Ready conditions of all nodes. For the leader; its registry's store must refuse a deposed one."""
+    """Keeps the Ready conditions of all nodes. For the leader; its registry's store must refuse a deposed one.
+
+    `book` is run by its owner; `held` tells why the death of a node is not declared, empty where that is not so.
+    """
 
     def __init__(
-        self, registry: Registry, informers: Informers, clock: Clock, events: EventRecorder, *, rng: random.Random | None = None
+        self,
+        registry: Registry,
+        informers: Informers,
+        book: LifeBook,
+        clock: Clock,
+        events: EventRecorder,
+        *,
+        held: Callable[[str], str] = lambda node: "",
+        rng: random.Random | None = None,
     ) -> None:
         self._registry = registry
         self._nodes = informers.of(Node)
+        self._book = book
         self._clock = clock
         self._events = events
-        self._lives: dict[str, int] = {}
+        self._held = held
         self._queue: WorkQueue[str] = WorkQueue(clock, rng or random.Random())
 
     async def run(self) -> None:
         """Judge until cancelled."""
         await self._nodes.synced()
+        await self._book.filled()
+        self._book.subscribe(self._queue.add)
+        # Subscribing tells of every node there is; only now can they be judged.
+        self._nodes.subscribe(self._on_node)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queue.run_timers(), name="nodes/timers")
-                group.create_task(self._follow(), name="nodes/leases")
                 await self._work()
         finally:
             self._nodes.unsubscribe(self._on_node)
+            self._book.unsubscribe(self._queue.add)
 
-    # ------------------------------------------------------------ following
-
-    async def _follow(self) -> None:
-        revision = 0
-        while True:
-            try:
-                if not revision:
-                    revision = await self._list()
-                async with self._registry.store.watch(LEASES, after_revision=revision) as batches:
-                    async for batch in batches:
-                        self._take(batch)
-                        revision = batch.revision
-            except CompactedError:
-                revision = 0
-            except PrimordiaError as error:
-                log.warning("the nodes' leases: %s", error)
-            await self._clock.sleep(_RETRY_S)
-
-    async def _list(self) -> int:
-        listing = await self._registry.store.list(LEASES)
-        self._lives = {item.key.removeprefix(LEASES): item.create_revision for item in listing.items}
-        # Subscribing tells of every node there is; only now can they be judged.
-        self._nodes.unsubscribe(self._on_node)
-        self._nodes.subscribe(self._on_node)
-        return listing.revision
-
-    def _take(self, batch: WatchBatch) -> None:
-        for event in batch.events:
-            name = event.key.removeprefix(LEASES)
-            if event.value is None:
-                self._lives.pop(name, None)
-            else:
-                self._lives[name] = event.create_revision
-            self._queue.add(name)
+    def look_at(self, name: str) -> None:
+        """Something that is said of the node has changed."""
+        self._queue.add(name)
 
     def _on_node(self, change: Change[Node]) -> None:
         if change.new is not None:
@@ -128,16 +125,16 @@ class NodeMonitor:
                 self._queue.done(name)
 
     async def _look(self, name: str) -> None:
-        node, life = self._nodes.get(name), self._lives.get(name, 0)
-        if node is None or judge(node.status.conditions, bool(life)) is None:
+        node, page, held = self._nodes.get(name), self._book.get(name), self._held(name)
+        if node is None or judge(node.status.conditions, page, held) is None:
             return
         now = timestamp(self._clock.wall())
-        guarded = GuardedStore(self._registry.store, [Compare(lease_key(name), "create", life)])
+        guarded = GuardedStore(self._registry.store, _guards(name, page))
         told: list[Verdict] = []
 
         def judged(stored: Node) -> Node | None:
             told.clear()
-            verdict = judge(stored.status.conditions, bool(life))
+            verdict = judge(stored.status.conditions, page, held)
             if verdict is None:
                 return None
             told.append(verdict)
@@ -152,4 +149,11 @@ class NodeMonitor:
         for verdict in told:
             log.warning("node %s: Ready is %s (%s)", name, verdict.status, verdict.reason)
             message = verdict.message or "Its lease is there."
-            self._events.record(node, verdict.reason, message, warning=verdict.status == "Unknown")
+            self._events.record(node, verdict.reason, message, warning=verdict.status != "True")
+
+
+def _guards(name: str, page: Page | None) -> list[Compare]:
+    """What the verdict rests on."""
+    if page is not None and page.dead:
+        return list(dead_guards(name, page.life))
+    return [Compare(lease_key(name), "create", page.lease_revision if page is not None else 0)]

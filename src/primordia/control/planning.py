@@ -10,7 +10,7 @@ from primordia.control.blueprint import LIFEFORM_FINALIZER, Blueprint, blueprint
 from primordia.control.data import NO_VOLUMES, Volumes, is_bound
 from primordia.domain.conditions import Verdict
 from primordia.domain.lifeforms import Present, Wanted
-from primordia.wire.resources import Context, Lifeform
+from primordia.wire.resources import Context, ContextStatus, Lifeform
 
 
 def wanted_of(lifeform: Lifeform, contexts: Mapping[str, Context], volumes: Volumes = NO_VOLUMES) -> Wanted[Blueprint]:
@@ -54,8 +54,12 @@ def scheduled_so_far(lifeform: Lifeform) -> Verdict:
 
 
 def redrawn(context: Context, blueprint: Blueprint) -> Context:
-    """The context as its lifeform wants it now."""
+    """The context as its lifeform wants it now. On another node nothing is left of what the one before said of it."""
     metadata = msgspec.structs.replace(context.metadata, labels=dict(blueprint.labels))
+    before = context.status
+    if context.spec.node != blueprint.spec.node:
+        status = ContextStatus(restarts=before.restarts, image_digest=before.image_digest)
+        return msgspec.structs.replace(context, metadata=metadata, spec=blueprint.spec, status=status)
     return msgspec.structs.replace(context, metadata=metadata, spec=blueprint.spec)
 
 

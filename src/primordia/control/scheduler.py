@@ -72,6 +72,8 @@ class Scheduler:
         self._ranking = Ranking()
         self._company = Company()
         self.waiting: WaitingRoom[Key, Line] = WaitingRoom()
+        self.moving: set[str] = set()
+        """Lifeforms (uids) whose change of node is being written: until that is known, nobody decides anything about them."""
         self.ledger = Ledger(self._on_sum)
         self._lifeforms = informers.of(Lifeform)
         self._contexts = informers.of(Context)
@@ -94,6 +96,25 @@ class Scheduler:
         else:
             self._join(lifeform, line)
         return placement
+
+    def choose_elsewhere(self, lifeform: Lifeform, demand: Demand, disk_bytes: int | None) -> Placement:
+        """As `choose`, for one whose node is dead and which leaves nothing there; it does not wait in a line."""
+        line = _line_of(lifeform, demand, DataNeeds(disk_bytes=disk_bytes))
+        placement = place(self._request(line, lifeform.metadata.uid), self._ranking)
+        if placement.node:
+            self.ledger.promise(lifeform.metadata.uid, placement.node, demand)
+        return placement
+
+    def views(self) -> dict[str, NodeView]:
+        """Every node as it is now, by name."""
+        return {node.name: node for node in self._ranking.all()}
+
+    def beside(self, lifeform: Lifeform) -> frozenset[str] | None:
+        """The nodes that `colocateWith` leaves to it; None when it asks for none."""
+        wanted = lifeform.spec.colocate_with
+        if wanted is None:
+            return None
+        return self._company.nodes(lifeform.metadata.namespace, wanted.match_labels, lifeform.metadata.uid)
 
     def grow(self, lifeform: Lifeform, demand: Demand, kept: Demand) -> Shortage | None:
         """Promise the lifeform more, or less, where it is; or what the node has too little of for `demand`.
@@ -136,8 +157,10 @@ class Scheduler:
                 continue
             _, before = given.get(context.spec.lifeform_uid, ("", Demand()))
             given[context.spec.lifeform_uid] = (context.spec.node, before + held_by(context))
+        # One that was given another node, as its contexts will be, holds it there.
+        placed = {each.metadata.uid: each.status.node for each in self._lifeforms.items() if each.status.node}
         for uid, (node, demand) in given.items():
-            self.ledger.promise(uid, node, demand)
+            self.ledger.promise(uid, placed.get(uid, node), demand)
         for lifeform in self._lifeforms.items():
             if lifeform.status.node and lifeform.metadata.uid not in given:
                 self._recall_bare(lifeform)

@@ -13,6 +13,8 @@ import random
 import secrets
 from collections.abc import Callable
 
+from primordia.control.deaths import DeathWatch
+from primordia.control.lifebook import LifeBook
 from primordia.control.main import Controllers
 from primordia.control.nodes import NodeMonitor
 from primordia.control.owners import settle_owners
@@ -63,22 +65,39 @@ class Leading:
         self._events = events
         for kind in (Lifeform, Context, Node, Volume):
             informers.of(kind)
+        self.book = LifeBook(store, clock)
         self.leader = Leader(store, clock, OFFICE, f"{node}/{incarnation or secrets.token_hex(8)}", timings)
 
     async def run(self) -> None:
         """Lead whenever it is our turn, until cancelled; then resign."""
         await self._informers.synced()
-        await self.leader.run(self._lead)
+        async with asyncio.TaskGroup() as group:
+            # Also while another leads: what was seen meanwhile counts when it is our turn.
+            following = group.create_task(self.book.run(), name="lifebook")
+            try:
+                await self.leader.run(self._lead)
+            finally:
+                following.cancel()
 
     async def _lead(self, guard: Compare) -> None:
         registry = Registry(GuardedStore(self._store, [guard]), self._clock, new_uid=self._new_uid)
         await self._prepare(registry)
-        controllers = Controllers(registry, self._informers, self._clock, self._events, rng=self._rng)
-        monitor = NodeMonitor(registry, self._informers, self._clock, self._events, rng=self._rng)
+        deaths = DeathWatch(registry, self._informers, self.book, self._clock, timings=self._timings)
+        monitor = NodeMonitor(registry, self._informers, self.book, self._clock, self._events, held=deaths.held, rng=self._rng)
+        deaths.on_verdict = monitor.look_at
+        controllers = Controllers(
+            registry,
+            self._informers,
+            self._clock,
+            self._events,
+            rng=self._rng,
+            deaths=deaths,
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(controllers.run(), name="controllers")
                 group.create_task(monitor.run(), name="nodes")
+                group.create_task(deaths.run(), name="deaths")
         finally:
             controllers.close()
 

@@ -19,7 +19,7 @@ from typing import Literal
 
 from primordia.domain import restart
 
-Because = Literal["Created", "Restarted", "SpecChanged", "Resumed", "NodeRestarted", "Claimed", "Forked"]
+Because = Literal["Created", "Restarted", "SpecChanged", "Resumed", "NodeRestarted", "Claimed", "Forked", "Failover"]
 MainPhase = Literal["none", "running", "ended"]
 
 
@@ -28,7 +28,8 @@ class Wish:
     """What the registry says. `known` is false until it has been read: then nothing is started and nothing removed.
 
     `fingerprint` stands for everything a running microVM cannot change: template and epoch. `keep_memory`: one that stops
-    is to go on later from where it was.
+    is to go on later from where it was. `taken_over` says that this epoch began because another node had died, and that
+    nothing has been started in it yet.
     """
 
     known: bool = True
@@ -39,6 +40,7 @@ class Wish:
     restart_policy: str = "Always"
     fork: bool = False
     keep_memory: bool = False
+    taken_over: bool = False
 
     @property
     def removed(self) -> bool:
@@ -207,6 +209,8 @@ def _without_machine(wish: Wish, seen: Seen, now: float) -> Action:
         return _over(run)
     if failure is not None and failure.fingerprint == wish.fingerprint and now < failure.next_s:
         return Rest("BackOff", failure.reason, failure.message, failure.next_s)
+    if wish.taken_over:
+        return Start("Failover", "its node had died")
     if run is None:
         return Start("Created", "it is new")
     if run.fingerprint != wish.fingerprint:

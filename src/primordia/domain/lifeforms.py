@@ -160,10 +160,18 @@ class Member:
     message: str = ""
 
 
-def phase_of(
-    *, deleting: bool, suspended: bool, placed: bool, members: Sequence[Member], complete: bool, silent: bool = False
+def phase_of(  # noqa: PLR0911 (a ladder: the first that holds is it)
+    *,
+    deleting: bool,
+    suspended: bool,
+    placed: bool,
+    members: Sequence[Member],
+    complete: bool,
+    silent: bool = False,
+    dead: bool = False,
 ) -> str:
-    """The lifeform's phase. `complete` says that every context it wants exists, `silent` that its node's lease has ended."""
+    """The lifeform's phase. `complete` says that every context it wants exists, `silent` that its node's lease has ended,
+    `dead` that its node is: it runs nowhere, and has not been started elsewhere yet."""
     phases = [member.phase for member in members]
     if deleting:
         return "Terminating"
@@ -171,6 +179,8 @@ def phase_of(
         return "Suspended"
     if not placed:
         return "Pending"
+    if dead:
+        return "Parked"
     if silent:
         return "Unknown"
     if "Failed" in phases:
@@ -185,8 +195,10 @@ def phase_of(
 def readiness(phase: str, members: Sequence[Member]) -> Verdict:
     """The Ready condition: true when every context is ready, else why the first one is not."""
     if phase == "Unknown":
-        message = "Its node's lease has ended: it may run there, or not. It is not started elsewhere."
+        message = "Its node's lease has ended: it may run there, or not. It is not started elsewhere before that is known."
         return Verdict("Ready", "Unknown", "NodeUnknown", message)
+    if phase == "Parked":
+        return Verdict("Ready", "False", "NodeDead", "Its node is dead, and it has not been started elsewhere yet.")
     if members and phase == "Running" and all(member.ready for member in members):
         return Verdict("Ready", "True", "AllContextsReady")
     if phase in ("Suspended", "Succeeded", "Terminating"):

@@ -158,15 +158,15 @@ class Executor:
         live.log.close()
         if live.context is None:
             return
-        meta = live.context.metadata
+        context, meta = live.context, live.context.metadata
         with contextlib.suppress(NotFoundError):
-            await services.registry.mutate(Context, meta.name, meta.namespace, lambda stored: _freed(stored, meta.uid))
+            await services.registry.mutate(Context, meta.name, meta.namespace, lambda stored: _freed(stored, context))
 
 
-def _freed(stored: Context, uid: str) -> Context | None:
-    """The context without our finalizer; None when it has none, or is another one of that name."""
+def _freed(stored: Context, ours: Context) -> Context | None:
+    """The context without our finalizer; None when it has none, is another one of that name, or went to another node."""
     meta = stored.metadata
-    if meta.uid != uid or FINALIZER not in meta.finalizers:
+    if (meta.uid, stored.spec.node) != (ours.metadata.uid, ours.spec.node) or FINALIZER not in meta.finalizers:
         return None
     rest = tuple(each for each in meta.finalizers if each != FINALIZER)
     return msgspec.structs.replace(stored, metadata=msgspec.structs.replace(meta, finalizers=rest))

@@ -142,6 +142,8 @@ class Fleet:
                 self._begin(Record(uid=meta.uid, namespace=meta.namespace, name=meta.name, spec=about.spec), about)
             return
         live = worker.live
+        if change.new is not None and not here and live.context is not None:
+            self._writer.drop(change.new)  # it went to another node: what it did here is no news any more
         before, live.context, live.known = live.spec, change.new if here else None, True
         if live.spec != before:
             live.spec_changed.set()

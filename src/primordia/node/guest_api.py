@@ -30,8 +30,12 @@ SYNC_S = 25.0
 Sync = Callable[[float], Awaitable[SyncResult]]
 
 
-class Self(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a context may know about itself and its place."""
+class Self(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What a context may know about itself and its place.
+
+    `restored_from` is the snapshot that its data was taken over from, if this epoch began because its node had died, and
+    `lost_seconds` the most that was lost by it; without data, or a failover, there are none.
+    """
 
     name: str
     namespace: str
@@ -43,6 +47,8 @@ class Self(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     segment: str
     started_because: str
     address: str
+    restored_from: int | None = None
+    lost_seconds: float | None = None
 
 
 class _Refused(Exception):

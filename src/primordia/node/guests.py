@@ -118,6 +118,9 @@ class GuestLinks:
     def _describe(self, live: Live) -> Self:
         record, config = live.record, self._services.config
         spec = live.spec
+        recovered = live.spec.recovered
+        parts = recovered.volumes if recovered is not None else ()
+        mine = next((each for each in parts if each.name == spec.volume), None)
         return Self(
             name=spec.lifeform or record.name,
             namespace=record.namespace,
@@ -129,6 +132,8 @@ class GuestLinks:
             segment=config.segment,
             started_because=record.run.because if record.run is not None else "",
             address=record.address,
+            restored_from=mine.restored_from if mine is not None else None,
+            lost_seconds=mine.lost_seconds if mine is not None else None,
         )
 
     async def _watch_link(self, live: Live, guest: Guest) -> None:

@@ -99,6 +99,7 @@ class Live:
             restart_policy=spec.restart_policy,
             fork=self.is_fork,
             keep_memory=spec.keep_memory,
+            taken_over=spec.recovered is not None and (self.record.run is None or self.record.spec.epoch != spec.epoch),
         )
 
     def _own_print(self, spec: ContextSpec) -> str:

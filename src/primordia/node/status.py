@@ -18,7 +18,7 @@ import msgspec
 from primordia.kit.clock import Clock
 from primordia.kit.errors import ConflictError, NotFoundError, PermanentError, PrimordiaError
 from primordia.registry.registry import Registry
-from primordia.wire.resources import Resource
+from primordia.wire.resources import Context, Resource
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class _Wanted:
     """`amend(stored, wanted)` gives the status to write, for parts that others or history decide."""
 
     uid: str
+    node: str
     status: Any
     amend: Amend
 
@@ -54,9 +55,9 @@ class StatusWriter:
         self._wake = asyncio.Event()
 
     def put(self, obj: Resource, status: Any, amend: Amend = _as_is) -> None:
-        """Want `status` for the object (of that very uid)."""
+        """Want `status` for the object (of that very uid, and as long as it is on the node that it is on now)."""
         place = (type(obj), obj.metadata.name, obj.metadata.namespace)
-        self._waiting[place] = _Wanted(obj.metadata.uid, status, amend)
+        self._waiting[place] = _Wanted(obj.metadata.uid, _node_of(obj), status, amend)
         self._wake.set()
 
     def drop(self, obj: Resource) -> None:
@@ -107,5 +108,12 @@ class StatusWriter:
 def _changed(stored: Any, wanted: _Wanted) -> Any:
     if wanted.uid and stored.metadata.uid != wanted.uid:
         return None
+    if wanted.node and _node_of(stored) != wanted.node:
+        return None  # it went to another node, which tells of it now
     status = wanted.amend(stored.status, wanted.status)
     return None if status == stored.status else msgspec.structs.replace(stored, status=status)
+
+
+def _node_of(obj: Any) -> str:
+    """The node that a context is bound to; empty for other kinds."""
+    return obj.spec.node if isinstance(obj, Context) else ""

@@ -23,6 +23,15 @@ def timestamp(moment: datetime.datetime) -> str:
     return _timestamp(moment.replace(microsecond=0))
 
 
+def moment(text: str) -> datetime.datetime | None:
+    """What RFC 3339 says, with its zone; None for what is no such time."""
+    try:
+        found = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None
+
+
 @functools.lru_cache(maxsize=64)
 def _timestamp(moment: datetime.datetime) -> str:
     """Remembered, because a busy controller writes many in one second."""

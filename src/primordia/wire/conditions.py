@@ -11,6 +11,9 @@ from primordia.domain.conditions import Verdict
 from primordia.wire.meta import Condition
 from primordia.wire.resources import Node
 
+NODE_DEAD = "NodeDead"
+"""Why a Node is not Ready, or a box has Failed: the node's life is over for good."""
+
 
 def merge(before: tuple[Condition, ...], verdicts: Iterable[Verdict], now: str, generation: int = 0) -> tuple[Condition, ...]:
     """The conditions after these verdicts, in the verdicts' order; a type without a verdict is dropped.
@@ -33,9 +36,15 @@ def holds(conditions: Iterable[Condition], kind: str) -> bool:
 
 
 def is_silent(conditions: Iterable[Condition]) -> bool:
-    """Whether these, a Node's, say that nothing is known of it, because its lease has ended."""
+    """Whether these, a Node's, say that nothing is heard of it, because its lease has ended: it may be dead, or not."""
     found = find(conditions, "Ready")
-    return found is not None and found.status == "Unknown"
+    return found is not None and (found.status == "Unknown" or found.reason == NODE_DEAD)
+
+
+def is_dead(conditions: Iterable[Condition]) -> bool:
+    """Whether these, a Node's, say that its last life is over for good."""
+    found = find(conditions, "Ready")
+    return found is not None and found.reason == NODE_DEAD
 
 
 def in_maintenance(node: Node, now: datetime.datetime) -> bool:

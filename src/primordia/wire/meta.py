@@ -20,6 +20,11 @@ LABEL_TEMPLATE = "primordia.dev/template"
 LABEL_PLAIN = "primordia.dev/plain"
 """On a Template that was made on the way to a box of an image: "true"."""
 
+ANNOTATION_ALLOW_LOSS = "primordia.dev/allow-loss"
+"""On a Lifeform: the epoch that it may leave with a loss, once (`primordia failover NAME --allow-loss`)."""
+ANNOTATION_FAILOVER_ALL = "primordia.dev/failover-all"
+"""On the Soup: when the hold of failovers was lifted (`primordia failover --all`), RFC 3339; it counts for five minutes."""
+
 
 class Wire(msgspec.Struct, rename="camel", omit_defaults=True, forbid_unknown_fields=True, kw_only=True, frozen=True, gc=False):
     """The base of everything that crosses the API. Unknown fields are refused by name.

@@ -223,6 +223,8 @@ _KEPT: dict[type[Resource], tuple[str, ...]] = {
 def _check_changes(out: Problems, obj: Resource, old: Resource) -> None:
     for name in _KEPT.get(type(obj), ()):
         before, after = (getattr(each.spec, name) for each in (old, obj))  # type: ignore[attr-defined]  # all of these have one
+        if name == "node" and isinstance(obj, Context) and isinstance(old, Context) and obj.spec.epoch > old.spec.epoch:
+            continue  # its lifeform went to another node: by a move, or because this one had died
         if before and before != after:
             out.forbidden(
                 f"spec.{_camel(old, name)}", f"cannot change (it is {show(before)}); delete the {obj.KIND} and create it anew"

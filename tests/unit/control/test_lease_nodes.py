@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from primordia.control.lifebook import LifeBook
 from primordia.control.nodes import NodeMonitor
 from primordia.control.owners import settle_owners
 from primordia.daemon.leading import Leading
@@ -40,8 +41,9 @@ class LeaseWorld(ControlWorld):
         registry = Registry(self.monitor_store, self.clock)
         informers = Informers(registry)
         events = EventRecorder(self.sure, "controller", "test", rng=random.Random(1))
-        monitor = NodeMonitor(registry, informers, self.clock, events, rng=random.Random(2))
-        self._tasks += [asyncio.create_task(each) for each in (informers.run(), events.run(), monitor.run())]
+        book = LifeBook(self.monitor_store, self.clock)
+        monitor = NodeMonitor(registry, informers, book, self.clock, events, rng=random.Random(2))
+        self._tasks += [asyncio.create_task(each) for each in (informers.run(), book.run(), events.run(), monitor.run())]
 
     async def live(self, name: str) -> None:
         """The node takes a lease; nothing renews it unless `until` time passes in `keep`."""

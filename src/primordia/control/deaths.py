@@ -1,0 +1,215 @@
+"""Declares nodes dead, where `domain/takeover.py` allows it: for the leader, by transactions that a living node refuses.
+
+Only the leader asks the engine what is left of each lease, and of a healthy one every few seconds. A lease that is about to run
+out is asked about often, for how it ended decides whether anybody has to wait. What was seen of the keys themselves is in the
+book, which is older than the leadership.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from primordia.control.lifebook import LifeBook, Page
+from primordia.domain import takeover
+from primordia.domain.lease import LEASES
+from primordia.domain.takeover import Dead, Hold, Verdict, Wait, Watched
+from primordia.domain.timings import Timings
+from primordia.kit.clock import Clock
+from primordia.kit.deadline import wait_event
+from primordia.kit.errors import NotFoundError, PrimordiaError
+from primordia.registry.informers import Informers
+from primordia.registry.lives import Death, dead_guards, death_put
+from primordia.registry.registry import Registry
+from primordia.registry.rules import moment, timestamp
+from primordia.wire.conditions import in_maintenance
+from primordia.wire.meta import ANNOTATION_FAILOVER_ALL, LABEL_RACK, LABEL_SEGMENT
+from primordia.wire.resources import Node, Soup
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+_RETRY_S = 0.5
+OVERRIDE_S = 300.0
+"""How long `failover --all` lifts the hold."""
+
+_DEFAULT = Timings()
+
+
+@dataclass
+class _Reading:
+    """What a lease had left, above zero, when that was last heard; `due_s` is when to ask again."""
+
+    lease_revision: int
+    left_s: float | None = None
+    read_s: float = 0.0
+    due_s: float = 0.0
+
+
+class DeathWatch:
+    """Polls, judges and declares while it runs. `book` is run by its owner; `on_verdict` is told of a node that is held, or no
+    longer is."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        informers: Informers,
+        book: LifeBook,
+        clock: Clock,
+        *,
+        timings: Timings = _DEFAULT,
+    ) -> None:
+        self._registry = registry
+        self._nodes = informers.of(Node)
+        self.book = self._book = book
+        self._clock = clock
+        self.timings = self._timings = timings
+        self.on_verdict: Callable[[str], None] = lambda node: None
+        self._readings: dict[str, _Reading] = {}
+        self._verdicts: dict[str, Verdict] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """What was last said of each node that is away and not dead."""
+        return self._verdicts
+
+    def held(self, node: str) -> str:
+        """Why the death of a node is not declared though it could be; empty where that is not so."""
+        verdict = self._verdicts.get(node)
+        return verdict.reason if isinstance(verdict, Hold) else ""
+
+    def last_sign_s(self, node: str) -> float | None:
+        """The latest moment (boot-time seconds) at which a node that is away can have written; None if nothing is known."""
+        page = self._book.get(node)
+        return takeover.last_sign_s(self._watched(page), self._timings) if page is not None and page.seen else None
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        await self._book.filled()
+        self._book.subscribe(self._on_page)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._poll(), name="deaths/readings")
+                await self._judge()
+        finally:
+            self._book.unsubscribe(self._on_page)
+
+    def _on_page(self, _node: str) -> None:
+        self._changed.set()
+
+    # ------------------------------------------------------------ what is left of the leases
+
+    async def _poll(self) -> None:
+        while True:
+            now = self._clock.boottime()
+            try:
+                await self._learn_leases()
+                present = [page for page in self._book.pages.values() if page.present and page.lease]
+                await asyncio.gather(*(self._read(page) for page in present if self._reading(page).due_s <= now))
+            except PrimordiaError as error:
+                log.warning("the nodes' leases cannot be read: %s", error)
+            due = [self._reading(page).due_s for page in self._book.pages.values() if page.present]
+            soonest = min(due, default=now + _TICK_S)
+            await self._clock.sleep(min(_TICK_S, max(0.05, soonest - self._clock.boottime())))
+
+    async def _learn_leases(self) -> None:
+        """Which lease each key is under: only a listing says so."""
+        if any(page.present and not page.lease for page in self._book.pages.values()):
+            for item in (await self._registry.store.list(LEASES)).items:
+                page = self._book.get(item.key.removeprefix(LEASES))
+                if page is not None and page.lease_revision == item.create_revision:
+                    page.lease = item.lease
+
+    def _reading(self, page: Page) -> _Reading:
+        reading = self._readings.get(page.node)
+        if reading is None or (page.present and reading.lease_revision != page.lease_revision):
+            reading = self._readings[page.node] = _Reading(page.lease_revision)
+        return reading
+
+    async def _read(self, page: Page) -> None:
+        reading, sent_s = self._reading(page), self._clock.boottime()
+        try:
+            left_s = await self._registry.store.time_to_live(page.lease)
+        except NotFoundError:
+            left_s = 0.0
+        except PrimordiaError:
+            reading.due_s = sent_s + _RETRY_S
+            raise
+        if left_s > 0:
+            reading.left_s, reading.read_s = left_s, sent_s
+        reading.due_s = sent_s + takeover.next_reading_s(left_s, self._timings)
+
+    # ------------------------------------------------------------ verdicts
+
+    async def _judge(self) -> None:
+        while True:
+            self._changed.clear()
+            now = self._clock.boottime()
+            pages = [page for page in self._book.pages.values() if page.life or page.present]
+            seen = [self._watched(page) for page in pages]
+            verdicts = takeover.judge(seen, self._timings, now)
+            if any(isinstance(verdict, Hold) for verdict in verdicts.values()) and await self._is_overridden():
+                verdicts = takeover.judge(seen, self._timings, now, override=True)
+            self._tell(verdicts)
+            dead = [(name, verdict) for name, verdict in verdicts.items() if isinstance(verdict, Dead)]
+            await asyncio.gather(*(self._declare(*each) for each in dead))
+            await wait_event(self._clock, self._changed, _pause_s(verdicts, now))
+
+    def _watched(self, page: Page) -> Watched:
+        node, reading = self._nodes.get(page.node), self._readings.get(page.node)
+        labels = node.metadata.labels if node is not None else {}
+        of_life = reading is not None and reading.lease_revision in (page.lease_revision, page.life)
+        return Watched(
+            node=page.node,
+            rack="/".join(filter(None, (labels.get(LABEL_SEGMENT), labels.get(LABEL_RACK)))),
+            life=page.life,
+            present=page.present,
+            since_s=page.since_s,
+            from_start=not page.seen,
+            left_s=reading.left_s if reading is not None and of_life else None,
+            read_s=reading.read_s if reading is not None else 0.0,
+            death=page.death.by if page.death is not None and page.death.life == page.life else "",
+            maintenance=node is not None and in_maintenance(node, self._clock.wall()),
+        )
+
+    def _tell(self, verdicts: dict[str, Verdict]) -> None:
+        before, self._verdicts = self._verdicts, verdicts
+        for name in before.keys() | verdicts.keys():
+            if isinstance(before.get(name), Hold) != isinstance(verdicts.get(name), Hold):
+                self.on_verdict(name)
+
+    async def _is_overridden(self) -> bool:
+        try:
+            soup = await self._registry.get(Soup, "soup")
+        except PrimordiaError:
+            return False
+        asked = moment(soup.metadata.annotations.get(ANNOTATION_FAILOVER_ALL, ""))
+        return asked is not None and abs((self._clock.wall() - asked).total_seconds()) < OVERRIDE_S
+
+    async def _declare(self, name: str, verdict: Dead) -> None:
+        page = self._book.get(name)
+        if page is None:
+            return
+        boot_id = page.holder.boot_id if page.holder is not None else ""
+        at = timestamp(self._clock.wall())
+        death = Death(life=page.life, by="controllers", reason=verdict.reason, boot_id=boot_id, at=at)
+        try:
+            result = await self._registry.store.txn(dead_guards(name, page.life), [death_put(name, death)])
+        except PrimordiaError as error:
+            log.warning("the death of node %s is not declared yet: %s", name, error)
+            return
+        if result.done:
+            log.warning("node %s is declared dead, life %d: %s", name, page.life, verdict.reason)
+
+
+def _pause_s(verdicts: Mapping[str, Verdict], now: float) -> float | None:
+    """How long nothing has to be judged; None when nobody is away."""
+    if any(not isinstance(verdict, Wait) for verdict in verdicts.values()):
+        return _TICK_S
+    ends = [verdict.until_s for verdict in verdicts.values() if isinstance(verdict, Wait) and verdict.until_s is not None]
+    if not ends:
+        return _TICK_S if verdicts else None
+    return min(_TICK_S, max(0.01, min(ends) - now))

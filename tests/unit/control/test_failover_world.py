@@ -1,0 +1,373 @@
+"""Nodes die, and their lifeforms go on elsewhere: all that a leader runs, over the memory store, under virtual time."""
+
+from __future__ import annotations
+
+import msgspec
+
+from primordia.domain.lease import lease_key
+from primordia.ports.store import Put
+from primordia.registry.lives import HOLDINGS
+from primordia.registry.ownership import Owner, owner_key, read_owner
+from primordia.sim.objects import make_lifeform, make_node
+from primordia.testing.survival import SurvivalWorld, play_survival
+from primordia.wire.conditions import find
+from primordia.wire.meta import ObjectMeta
+from primordia.wire.resources import Context, ContextSpec, ContextTemplate, Lifeform, Recovery, Soup
+
+
+def test_a_lifeform_goes_on_from_its_copy_in_the_next_epoch_and_says_so() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        lifeform = await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(world.moved("shop", 1))
+        before = await world.volume()
+        owner, copy = before.status.node, before.status.replicas[0]
+        await world.synced("shop.main", 7, copy)
+        cut = world.clock.boottime()
+        await world.power_off(owner)
+        await world.until(world.moved("shop", 2), within_s=20)
+        assert world.clock.boottime() - cut < 10, "it ran out: nobody waited longer"
+        after, volume = await world.the("shop"), await world.volume()
+        assert after.status.node == copy and after.status.rack == f"r{copy[1:]}"
+        assert (volume.status.node, volume.status.epoch) == (copy, 2)
+        assert volume.status.replicas == (owner,), "who had the data is to have it again"
+        assert volume.status.last_sync is not None and volume.status.last_sync.number == 7
+        recovered = after.status.recovered
+        assert recovered is not None and (recovered.from_node, recovered.epoch) == (owner, 2)
+        assert recovered.volumes[0].restored_from == recovered.volumes[0].synced_number == 7
+        assert 0 < recovered.lost_seconds <= 7
+        contexts = await world.contexts()
+        assert (contexts["shop.main"].spec.node, contexts["shop.main"].spec.epoch) == (copy, 2)
+        assert contexts["shop.main"].spec.recovered == recovered
+        item = await world.memory.get(owner_key(lifeform.metadata.uid))
+        assert read_owner(item) == Owner(copy, 2)
+        assert await world.ready(owner) == ("False", "NodeDead")
+        said = await world.said("shop")
+        assert said is not None and said.status == "True" and "snapshot 7" in said.message
+        assert any(reason == "Recovered" and "snapshot 7" in message for reason, message in await world.events())
+
+    play_survival(story)
+
+
+def test_takeover_is_one_revision_for_lifeform_volume_owner_and_context() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        lifeform = await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(world.moved("shop", 1))
+        volume = await world.volume()
+        await world.synced("shop.main", 3, *volume.status.replicas)
+        await world.power_off(volume.status.node)
+        await world.until(world.moved("shop", 2))
+        item = await world.memory.get(owner_key(lifeform.metadata.uid))
+        assert item is not None
+        seen = (await world.memory.list("/primordia/", revision=item.mod_revision)).items
+        changed = {each.key.rsplit("/", 2)[-1] for each in seen if each.mod_revision == item.mod_revision}
+        assert changed == {lifeform.metadata.uid, "shop", "shop.main"}
+        assert len([each for each in seen if each.mod_revision == item.mod_revision]) == 4
+
+    play_survival(story)
+
+
+def test_one_without_data_is_placed_anew() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop"))
+        await world.until(world.moved("shop", 1))
+        owner = (await world.the("shop")).status.node
+        await world.power_off(owner)
+        await world.until(world.moved("shop", 2))
+        after = await world.the("shop")
+        assert after.status.node != owner
+        assert after.status.recovered is not None and after.status.recovered.volumes == ()
+        await world.clock.sleep(120)
+        assert (await world.the("shop")).status.epoch == 2, "once"
+
+    play_survival(story)
+
+
+def test_a_proof_is_followed_at_once() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop"))
+        await world.until(world.moved("shop", 1))
+        begun = world.clock.boottime()
+        await world.prove_death((await world.the("shop")).status.node)
+        await world.until(world.moved("shop", 2))
+        assert world.clock.boottime() - begun < 1
+
+    play_survival(story)
+
+
+def test_a_lease_that_was_ended_early_is_waited_for() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop"))
+        await world.until(world.moved("shop", 1))
+        owner = (await world.the("shop")).status.node
+        begun = world.clock.boottime()
+        await world.revoke(owner)
+        await world.until(world.moved("shop", 2))
+        assert world.clock.boottime() - begun >= 4.5, "the node's own deadline and the drift"
+
+    play_survival(story)
+
+
+def test_a_node_that_comes_back_before_its_death_keeps_everything() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop"))
+        await world.until(world.moved("shop", 1))
+        owner = (await world.the("shop")).status.node
+        await world.revoke(owner)
+        await world.clock.sleep(2)
+        await world.power_on(owner)
+        await world.clock.sleep(60)
+        assert (await world.the("shop")).status.epoch == 1
+        assert await world.death(owner) is None
+        assert await world.ready(owner) == ("True", "NodeReady")
+
+    play_survival(story)
+
+
+def test_less_than_the_last_sync_is_parked_and_said_until_it_is_allowed() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(world.moved("shop", 1))
+        volume = await world.volume()
+        owner, copy = volume.status.node, volume.status.replicas[0]
+        await world.synced("shop.main", 9, copy)
+        world.hold(copy, volume, 8)
+        await world.power_off(owner)
+        await world.until(world.waits("shop", "WaitingForCopies"))
+        parked = await world.the("shop")
+        assert (parked.status.node, parked.status.epoch, parked.status.phase) == (owner, 1, "Parked")
+        said = await world.said("shop")
+        assert said is not None and "snapshot 8" in said.message and "9" in said.message and owner in said.message
+        await world.clock.sleep(600)
+        assert (await world.the("shop")).status.epoch == 1, "G4"
+        await world.sure.mutate(Lifeform, "shop", "default", _allowed)
+        await world.until(world.moved("shop", 2))
+        after, volume = await world.the("shop"), await world.volume()
+        assert after.status.node == copy and after.status.recovered is not None
+        assert after.status.recovered.volumes[0].restored_from == 8 < after.status.recovered.volumes[0].synced_number
+        assert volume.status.last_sync is not None and volume.status.last_sync.number == 8
+        assert any(reason == "Parked" for reason, _ in await world.events())
+
+    play_survival(story)
+
+
+def _allowed(lifeform: Lifeform) -> Lifeform:
+    said = {**lifeform.metadata.annotations, "primordia.dev/allow-loss": str(lifeform.status.epoch)}
+    return msgspec.structs.replace(lifeform, metadata=msgspec.structs.replace(lifeform.metadata, annotations=said))
+
+
+def test_a_copy_that_answers_late_ends_the_waiting() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(world.moved("shop", 1))
+        volume = await world.volume()
+        owner, copy = volume.status.node, volume.status.replicas[0]
+        await world.synced("shop.main", 9, copy)
+        world.mute.add(copy)
+        await world.power_off(owner)
+        await world.until(world.waits("shop", "WaitingForCopies"))
+        said = await world.said("shop")
+        assert said is not None and f"{copy} has not said" in said.message
+        world.mute.clear()
+        await world.until(world.moved("shop", 2))
+        assert (await world.the("shop")).status.node == copy
+
+    play_survival(story)
+
+
+def test_data_without_a_copy_waits_for_its_node_and_goes_on_there() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(world.moved("shop", 1))
+        owner = (await world.the("shop")).status.node
+        await world.synced("shop.main", 4)
+        await world.power_off(owner)
+        await world.until(world.waits("shop", "WaitingForCopies"))
+        await world.power_on(owner)
+        await world.until(world.moved("shop", 1))
+        assert await world.said("shop") is None, "nothing is waited for any more"
+        assert (await world.death(owner)) is not None, "kept until the next one"
+
+    play_survival(story, (make_node("n1", pool="10Gi"), make_node("n2")))
+
+
+def test_data_without_a_copy_begins_empty_where_the_manifest_allows_that() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi", recovery=Recovery(allow_loss=True)))
+        await world.until(world.moved("shop", 1))
+        owner = (await world.the("shop")).status.node
+        await world.synced("shop.main", 4)
+        await world.power_off(owner)
+        await world.until(world.moved("shop", 2))
+        volume, after = await world.volume(), await world.the("shop")
+        assert volume.status.node == after.status.node != owner
+        assert (volume.status.number, volume.status.size_bytes, volume.status.last_sync) == (0, 0, None)
+        assert after.status.recovered is not None and after.status.recovered.volumes[0].restored_from == 0
+        assert any("empty" in message for reason, message in await world.events() if reason == "Recovered")
+
+    play_survival(story, tuple(make_node(f"n{i}", rack="r1", pool="10Gi") for i in (1, 2)))
+
+
+def test_much_at_once_on_several_racks_is_held_until_a_person_says_so() -> None:
+    nodes = tuple(make_node(f"n{i}", rack=f"r{i % 3}", memory="1Gi") for i in range(6))
+
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(Soup(metadata=ObjectMeta(name="soup")))
+        for number in range(6):
+            await world.sure.create(make_lifeform(f"shop{number}", memory="600Mi"))
+        for number in range(6):
+            await world.until(world.moved(f"shop{number}", 1))
+        for name in ("n0", "n1", "n2"):
+            await world.power_off(name)
+        await world.clock.sleep(120)
+        for name in ("n0", "n1", "n2"):
+            assert await world.ready(name) == ("Unknown", "FailoverHeld")
+            assert await world.death(name) is None
+        lost = [each for each in (await world.sure.list(Lifeform)).items if each.status.node in ("n0", "n1", "n2")]
+        assert len(lost) == 3
+        for each in lost:
+            said = find(each.status.conditions, "Recovered")
+            assert said is not None and said.reason == "Holding" and "failover --all" in said.message
+        await world.sure.mutate(Soup, "soup", "", lambda soup: _lifted(world, soup))
+        await world.until(world.waits(lost[0].metadata.name, "Unschedulable"))
+        assert await world.ready("n1") == ("False", "NodeDead")
+
+    play_survival(story, nodes)
+
+
+def _lifted(world: SurvivalWorld, soup: Soup) -> Soup:
+    said = {"primordia.dev/failover-all": world.clock.wall().isoformat()}
+    return msgspec.structs.replace(soup, metadata=msgspec.structs.replace(soup.metadata, annotations=said))
+
+
+def test_a_rack_is_no_reason_to_hold_and_priority_goes_first() -> None:
+    nodes = (
+        make_node("n1", rack="r1", contexts=3),
+        make_node("n2", rack="r1", contexts=3),
+        make_node("n3", rack="r2", contexts=2),
+        make_node("n4", rack="r3", contexts=2, memory="4Gi"),
+    )
+
+    async def story(world: SurvivalWorld) -> None:
+        for number in range(6):
+            spec = make_lifeform(f"shop{number}", recovery=Recovery(priority=number))
+            await world.sure.create(msgspec.structs.replace(spec, spec=msgspec.structs.replace(spec.spec, node_selector=_R1)))
+        for number in range(6):
+            await world.until(world.moved(f"shop{number}", 1))
+        for number in range(6):
+            await world.sure.mutate(Lifeform, f"shop{number}", "default", _anywhere)
+        await world.power_off("n1")
+        await world.power_off("n2")
+        for number in (5, 4, 3, 2):
+            await world.until(world.moved(f"shop{number}", 2))
+        for number in (1, 0):
+            await world.until(world.waits(f"shop{number}", "Unschedulable"))
+
+    play_survival(story, nodes)
+
+
+_R1 = {"topology.primordia.dev/rack": "r1"}
+
+
+def _anywhere(lifeform: Lifeform) -> Lifeform:
+    return msgspec.structs.replace(lifeform, spec=msgspec.structs.replace(lifeform.spec, node_selector={}))
+
+
+def test_a_holder_without_room_parks_it_and_says_so_until_there_is() -> None:
+    nodes = tuple(make_node(f"n{i}", rack=f"r{i}", memory="1Gi", pool="10Gi") for i in (1, 2))
+
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi", memory="600Mi", recovery=Recovery(seed="local")))
+        await world.until(world.moved("shop", 1))
+        volume = await world.volume()
+        owner, copy = volume.status.node, volume.status.replicas[0]
+        await world.synced("shop.main", 9, copy)
+        await world.sure.create(make_lifeform("other", memory="600Mi"))
+        await world.until(world.moved("other", 1))
+        await world.power_off(owner)
+        await world.until(world.waits("shop", "NoRoom"))
+        said = await world.said("shop")
+        assert said is not None and copy in said.message and "memory" in said.message and "local" in said.message
+        await world.sure.delete(Lifeform, "other", "default")
+        await world.until(world.moved("shop", 2))
+        assert (await world.the("shop")).status.node == copy
+
+    play_survival(story, nodes)
+
+
+def test_boxes_on_a_dead_node_fail_and_go_and_what_was_being_deleted_goes() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop"))
+        await world.until(world.moved("shop", 1))
+        node = (await world.the("shop")).status.node
+        spec = ContextSpec(node=node, epoch=1, template=ContextTemplate(name="box", image="busybox"))
+        meta = ObjectMeta(name="box", namespace="default", finalizers=("primordia.dev/node",))
+        await world.sure.create(Context(metadata=meta, spec=spec))
+        world.nodes.hold_finalizers = True
+        await world.sure.delete(Lifeform, "shop", "default")
+        await world.clock.sleep(2)
+        assert set(await world.contexts()) == {"shop.main", "box"}
+        await world.power_off(node)
+
+        async def gone() -> bool:
+            return await world.contexts() == {} and await world.lifeform("shop") is None
+
+        await world.until(gone)
+        assert any(reason == "NodeDead" for reason, _ in await world.events())
+
+    play_survival(story)
+
+
+def test_a_second_death_in_a_later_life_forgets_what_was_held_of_the_first() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop"))
+        await world.until(world.moved("shop", 1))
+        first = (await world.the("shop")).status.node
+        await world.power_off(first)
+        await world.until(world.moved("shop", 2))
+        await world.power_on(first)
+        await world.clock.sleep(5)
+        assert await world.ready(first) == ("True", "NodeReady")
+        await world.power_off(first)
+        await world.clock.sleep(30)
+        assert await world.ready(first) == ("False", "NodeDead")
+        death = await world.death(first)
+        assert death is not None and death.life == world.lives[first]
+        for item in (await world.memory.list(f"{HOLDINGS}{first}/")).items:
+            assert b"%d" % death.life in item.value
+
+    play_survival(story)
+
+
+def test_a_new_leader_gives_those_it_never_saw_their_grace() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop"))
+        await world.until(world.moved("shop", 1))
+        owner = (await world.the("shop")).status.node
+        await world.kill()
+        await world.power_off(owner)
+        await world.clock.sleep(60)
+        await world.start()
+        begun = world.clock.boottime()
+        await world.until(world.moved("shop", 2))
+        assert 29 < world.clock.boottime() - begun < 35
+
+    play_survival(story)
+
+
+def test_nobody_who_is_back_is_robbed_by_a_late_controller() -> None:
+    """The leader's watches stand still while the node returns: its transactions are refused."""
+
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop"))
+        await world.until(world.moved("shop", 1))
+        owner = (await world.the("shop")).status.node
+        await world.power_off(owner)
+        await world.clock.sleep(4.5)
+        # The key goes and comes again under the same name within one moment of the watch.
+        lease = await world.memory.grant(10**6)
+        await world.memory.txn([], [Put(lease_key(owner), b"{}", lease)])
+        await world.clock.sleep(60)
+        assert (await world.the("shop")).status.epoch == 1
+        assert await world.death(owner) is None
+
+    play_survival(story)
