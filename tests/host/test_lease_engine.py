@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from primordia.domain.lease import lease_key, life_key
+import pytest
+
+from primordia.domain.lease import death_key, lease_key, life_key
 from primordia.domain.timings import Timings
-from primordia.ports.store import KeyValue
+from primordia.ports.store import Delete, KeyValue, Put
 from primordia.testing.lease import kept_lease, told, wait_until
 from primordia.testing.store import Engine, own_engine
 
@@ -23,7 +26,8 @@ TIMINGS = Timings()
 KEEPER = """
 import sys, pathlib, time
 from primordia.supervisor.engine_client import EngineClient, Identity
-from primordia.supervisor.lease import Holder, LeaseKeeper
+from primordia.supervisor.lease import LeaseKeeper
+from primordia.supervisor.lease_file import Holder
 endpoint, ca, certificate, key, folder, incarnation = sys.argv[1:]
 client = EngineClient([endpoint], Identity(ca, certificate, key), 0.5)
 LeaseKeeper(Holder("n1", "boot", incarnation, "10.77.0.1"), client, pathlib.Path(folder)).start()
@@ -54,6 +58,72 @@ def stored(engine: Engine, key: str = lease_key("n1")) -> KeyValue | None:
             await store.close()
 
     return asyncio.run(read())
+
+
+def change(engine: Engine, *operations: Put | Delete, end_lease: bool = False) -> None:
+    """Do these, as controllers or an operator would; first, with `end_lease`, end the lease under the node's key."""
+
+    async def write() -> None:
+        store = engine.store()
+        try:
+            found = await store.get(lease_key("n1"))
+            if end_lease and found is not None:
+                await store.revoke(found.lease)
+            await store.txn([], operations)
+        finally:
+            await store.close()
+
+    asyncio.run(write())
+
+
+def dead(life: int) -> Put:
+    return Put(death_key("n1"), json.dumps({"life": life, "by": "controllers"}).encode())
+
+
+def test_what_was_killed_is_proved_and_a_new_life_begins(own_engine: Engine, tmp_path: Path) -> None:
+    with kept_lease(own_engine, tmp_path) as keeper:
+        wait_until(lambda: told(tmp_path)["createRevision"], "held")
+        life = keeper.view().life
+        keeper.nothing_runs("the daemon hangs")
+        assert told(tmp_path)["createRevision"] in (0, keeper.view().life), "a daemon that starts now finds the old life"
+        wait_until(lambda: keeper.view().life > life, "a new life")
+        proof = stored(own_engine, death_key("n1"))
+        assert proof is not None
+        said = json.loads(proof.value)
+        assert (said["life"], said["by"], said["reason"]) == (life, "node", "the daemon hangs")
+        assert not keeper.view().ended and told(tmp_path)["createRevision"] == keeper.view().life
+
+
+@pytest.mark.parametrize("how", ["declared", "sent away", "lost"])
+def test_what_ran_under_an_earlier_life_goes_on_only_if_nobody_can_have_it(
+    own_engine: Engine, tmp_path: Path, how: str
+) -> None:
+    with kept_lease(own_engine, tmp_path, runs=True) as keeper:
+        wait_until(lambda: keeper.view().life, "held")
+        life = keeper.view().life
+        operations = {"declared": [dead(life)], "sent away": [Delete(life_key("n1"))], "lost": [dead(life - 1)]}
+        change(own_engine, *operations[how], end_lease=True)
+        if how == "lost":
+            wait_until(lambda: keeper.view().life > life, "it goes on under a new life")
+            assert told(tmp_path)["createRevision"] == keeper.view().life
+            return
+        wait_until(lambda: keeper.view().ended, "what runs must end")
+        assert str(life) in keeper.view().ended and not keeper.view().life
+        assert told(tmp_path)["createRevision"] == 0
+        keeper.nothing_runs()
+        wait_until(lambda: keeper.view().life > life, "a new life")
+        assert told(tmp_path)["createRevision"] == keeper.view().life
+
+
+def test_the_next_supervisor_knows_under_which_life_what_it_finds_runs(own_engine: Engine, tmp_path: Path) -> None:
+    with keeper_process(own_engine, tmp_path, "same"):
+        wait_until(lambda: (tmp_path / "lease.json").exists() and told(tmp_path)["createRevision"], "held by another process")
+    life = told(tmp_path)["settled"]
+    change(own_engine, dead(life), end_lease=True)
+    with kept_lease(own_engine, tmp_path, "same", runs=True) as keeper:
+        wait_until(lambda: keeper.view().ended, "what runs must end")
+    with kept_lease(own_engine, tmp_path / "other", "same") as keeper:
+        wait_until(lambda: keeper.view().life, "where nothing runs, nothing has to end")
 
 
 def test_the_key_is_held_told_and_given_back(own_engine: Engine, tmp_path: Path) -> None:

@@ -158,12 +158,26 @@ async def status(options: Namespace) -> int:
         found = in_order(nodes.items)
         facts = _facts(soup, found, lifeforms.items, contexts.items, images.items, events.items)
         facts["volumes"] = protection_counts(volumes.items)
+        facts["notReady"] = [*await _frozen(soup.config.soup), *_listed(facts["notReady"])]
     if options.output == "json":
         printing.print_plain(facts, "json")
     else:
         machines = _machines(found, racks_of(found, lifeforms.items))
         print(_screen(facts, machines))
     return 0
+
+
+async def _frozen(soup: str) -> list[str]:
+    """The nodes on this machine whose microVMs stand, which they can tell nobody but us."""
+    from primordia.host import fences
+
+    found = await asyncio.to_thread(fences.look, soup)
+    return [f"node/{word.node}: {word.sentence()}" for word in found if word.frozen]
+
+
+def _listed(value: object) -> list[object]:
+    assert isinstance(value, list)
+    return value
 
 
 def _facts(

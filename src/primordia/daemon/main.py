@@ -28,7 +28,9 @@ from primordia.api.copies import CopiesApi
 from primordia.api.engine import EngineApi
 from primordia.api.hosts import Boxes, VolumeHosts
 from primordia.api.main import ApiServer
+from primordia.daemon.beat import beat
 from primordia.daemon.engine import EngineFollower
+from primordia.daemon.fence_events import tell_fence
 from primordia.daemon.joining import join_api
 from primordia.daemon.leading import Leading
 from primordia.daemon.peer_routes import PeerRoutes
@@ -199,7 +201,11 @@ class Daemon:
             stack.push_async_callback(self._copy_peers.close)
             await stack.enter_async_context(self._serving())
             async with asyncio.TaskGroup() as group:
+                nodes = self._informers.of(NodeObject)
+                run_dir, timings = Path(self._config.run_dir), Timings.of(self._config.timings)
                 for name, coroutine in (
+                    ("beat", beat(run_dir, self._registry.clock, timings.beat_every_s)),
+                    ("fence", tell_fence(run_dir, self._config.name, nodes, self._events, self._registry.clock)),
                     ("node", self._node.run()),
                     ("informers", self._informers.run()),
                     ("events", self._events.run()),

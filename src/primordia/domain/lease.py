@@ -173,7 +173,7 @@ def after(state: LeaseState, timings: Timings, outcome: Outcome, sent: float, no
         return replace(calm, acked_s=sent, next_s=sent + timings.renew_every_s)
     # Ours. Under another lease than we thought, nothing is known of when it was renewed last.
     acked_s = state.acked_s if outcome.lease == state.lease else None
-    return replace(calm, lease=outcome.lease, create_revision=outcome.create_revision, acked_s=acked_s, looked_s=now)
+    return replace(calm, lease=outcome.lease, create_revision=outcome.create_revision, acked_s=acked_s, looked_s=sent)
 
 
 def deadline(state: LeaseState, timings: Timings) -> float | None:

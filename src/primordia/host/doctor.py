@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from primordia.host import checks, leftovers, toolchain
+from primordia.host import checks, fences, leftovers, toolchain
 from primordia.host.checks import Check
 from primordia.host.leaks import Leak
 from primordia.kit.errors import PrimordiaError
@@ -37,6 +38,10 @@ async def examine(*, machine: bool = True) -> Report:
     if any(check.reason in ("MacOS", "NotLinux", "Architecture") for check in found):
         return Report(tuple(found), ())
     found += await _toolchain(cache_dir())
+    found += [
+        Check("fence", "warn", f"Soup {word.soup}: {word.sentence()}", "Frozen", "Look for what keeps it from the engine.")
+        for word in await asyncio.to_thread(fences.all_frozen)
+    ]
     leaks: tuple[Leak, ...] = ()
     with contextlib.suppress(PrimordiaError):  # the checks have said which program is missing
         leaks = await leftovers.look()

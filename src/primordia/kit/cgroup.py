@@ -17,7 +17,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from primordia.kit.errors import TemporaryError, UnsupportedError
@@ -36,16 +36,22 @@ class Limits:
 
 @dataclass(frozen=True)
 class Hierarchies:
-    """Where this machine mounts its control groups. `controllers` are those the v2 hierarchy can give."""
+    """Where this machine mounts its control groups. `controllers` are those the v2 hierarchy can give.
+
+    The v1 freezer is used where there is no v2 alone, which freezes by itself.
+    """
 
     unified: Path | None = None
     cpu_v1: Path | None = None
     memory_v1: Path | None = None
     controllers: frozenset[str] = frozenset()
+    freezer_v1: Path | None = None
 
     def roots(self) -> tuple[Path, ...]:
         """The mount points in use, each once; v1 controllers may share one."""
-        return tuple(dict.fromkeys(root for root in (self.unified, self.cpu_v1, self.memory_v1) if root is not None))
+        freezer = self.freezer_v1 if self.unified is None else None
+        places = (self.unified, self.cpu_v1, self.memory_v1, freezer)
+        return tuple(dict.fromkeys(root for root in places if root is not None))
 
     def missing(self) -> tuple[str, ...]:
         """What cannot be had here, in sentences for people."""
@@ -71,9 +77,9 @@ def parse_mountinfo(text: str) -> Hierarchies:
         if tail[0] == "cgroup2":
             found.setdefault("unified", place)
         elif tail[0] == "cgroup":
-            for option in {"cpu", "memory"} & set(tail[2].split(",")):
+            for option in {"cpu", "memory", "freezer"} & set(tail[2].split(",")):
                 found.setdefault(option, place)
-    return Hierarchies(found.get("unified"), found.get("cpu"), found.get("memory"))
+    return Hierarchies(found.get("unified"), found.get("cpu"), found.get("memory"), freezer_v1=found.get("freezer"))
 
 
 @functools.cache
@@ -84,7 +90,7 @@ def hierarchies() -> Hierarchies:
     if found.unified is not None:
         with contextlib.suppress(OSError):
             controllers = frozenset((found.unified / "cgroup.controllers").read_text().split())
-    return Hierarchies(found.unified, found.cpu_v1, found.memory_v1, controllers)
+    return replace(found, controllers=controllers)
 
 
 def make(name: str, limits: Limits | None = None) -> None:
@@ -154,6 +160,10 @@ def signal_kill(name: str) -> None:
     for pid in pids(name):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    if here.unified is None and here.freezer_v1 is not None:
+        # Frozen by v1, a process does not even die; thawed, it dies before its next instruction.
+        with contextlib.suppress(OSError):
+            (here.freezer_v1 / name / "freezer.state").write_text("THAWED")
 
 
 def kill_tree(name: str, *, timeout_s: float = 10.0) -> None:

@@ -17,7 +17,8 @@ LONGEST_DELAY_S = 10.0
 class ChildSpec:
     """A program to keep running. `in_host_netns` says that it lives in the host's network namespace, not the node's.
 
-    With `data_dir` it is an engine server, which is not started when its data was there and is lost.
+    With `data_dir` it is an engine server, which is not started when its data was there and is lost. One that `outlives`
+    does not die with the supervisor.
     """
 
     name: str
@@ -27,6 +28,7 @@ class ChildSpec:
     in_host_netns: bool = False
     stop_timeout_s: float = 10.0
     data_dir: str = ""
+    outlives: bool = False
 
 
 @dataclass(frozen=True)

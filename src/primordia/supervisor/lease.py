@@ -1,110 +1,142 @@
 """The node's lease, kept by a thread of the supervisor: its loop must never wait for another machine.
 
-The thread performs what `domain/lease.py` decides. What the daemon has to know lies in `run_dir/lease.json`, written when
-the key comes or goes and not at each renewal, so that whoever follows the file sleeps meanwhile. The daemon's crash does
-not touch the lease. A supervisor's own crash is mended by the next one: the incarnation, a random word made once for
-this run folder and boot, lies in the same file, and a live key of that incarnation is taken over with its create revision.
+The thread performs what `domain/lease.py` decides; what others have to know lies in `lease_file.py`'s record. The daemon's
+crash does not touch the lease. A supervisor's own crash is mended by the next one: the incarnation, a random word made once
+for this run folder and boot, lies in the record, and a live key of that incarnation is taken over with its create revision.
 Nobody else can have it: the supervisor holds the folder's lock.
+
+Nothing is done under a new life before it is settled what becomes of all that ran under the life before: no death names
+it, and the soup knew it until the new one began, or the fence has ended it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import secrets
 import signal
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from primordia.domain.fence import LeaseView, ended_by
 from primordia.domain.lease import (
     Action,
-    Claim,
     Failed,
-    Free,
-    Gone,
-    Grant,
     Granted,
     LeaseState,
     Look,
     Mine,
     Outcome,
-    Renew,
-    Renewed,
     Taken,
     Wait,
     after,
     deadline,
     decide,
     holds,
-    lease_key,
-    life_key,
 )
 from primordia.domain.timings import Timings
-from primordia.kit.errors import NotFoundError, PrimordiaError
+from primordia.kit.errors import PrimordiaError
 from primordia.kit.files import write_atomic
 from primordia.kit.identity import boot_id
-from primordia.supervisor.engine_client import EngineClient, Identity, StoredKey
+from primordia.supervisor.engine_client import EngineClient, Identity
+from primordia.supervisor.lease_file import LEASE_FILE, Holder, Past, incarnation_of, past_of
+from primordia.supervisor.node_key import NodeKey
 
-LEASE_FILE = "lease.json"
 _JOIN_S = 3.0
+_BURY_AGAIN_S = 0.2
 
 log = logging.getLogger("lease")
 
 
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a node's key: `incarnation` is the life of one run folder in one boot."""
-
-    node: str
-    boot_id: str
-    incarnation: str
-    address: str
-
-    def encode(self) -> bytes:
-        """The key's value."""
-        return json.dumps(
-            {"node": self.node, "bootId": self.boot_id, "incarnation": self.incarnation, "address": self.address}
-        ).encode()
-
-
 class LeaseKeeper:
-    """Keeps one node's lease. `start` and `stop` belong to the supervisor's thread, as does `status`."""
+    """Keeps one node's lease. `start` and `stop` belong to the supervisor's thread; any may call the others.
 
-    def __init__(self, holder: Holder, client: EngineClient, run_dir: Path, timings: Timings = Timings()) -> None:  # noqa: B008 (frozen)
+    `runs` says whether microVMs of the node run. The fence ends what must end: it reads `view`, and calls `nothing_runs`.
+    """
+
+    def __init__(
+        self,
+        holder: Holder,
+        client: EngineClient,
+        run_dir: Path,
+        timings: Timings = Timings(),  # noqa: B008 (frozen)
+        *,
+        runs: bool = False,
+    ) -> None:
         self._holder = holder
-        self._client = client
+        self._key = NodeKey(holder, client)
         self._file = run_dir / LEASE_FILE
         self._timings = timings
-        self._key = lease_key(holder.node)
-        self._value = holder.encode()
         self._state = LeaseState()
-        self._told: LeaseState | None = None
-        self._stopping = threading.Event()
+        self._past = past_of(run_dir, holder.boot_id, runs)
+        self._ended = ""
+        self._burial = ""
+        self._heard = self._look = False
+        self._told: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping, self._give_back = False, True
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
     def start(self) -> None:
         """Begin to hold the key."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the lease in order: the key goes at once, if the engine answers. Takes a few seconds at most."""
-        self._stopping.set()
+    def stop(self, *, give_back: bool = True) -> None:
+        """End; a few seconds at most. With `give_back` the key goes at once, if the engine answers: only where nothing runs."""
+        self._stopping, self._give_back = True, give_back
+        self._wake.set()
         self._thread.join(_JOIN_S)
 
     def use(self, endpoints: Sequence[str]) -> None:
         """Ask these servers of the engine from now on."""
-        self._client.use(endpoints)
+        self._key.client.use(endpoints)
+
+    def view(self) -> LeaseView:
+        """What the fence has to know."""
+        with self._lock:
+            state, past = self._state, self._past
+            if not self._heard and not self._burial:
+                return LeaseView(life=past.life or 0, trouble=state.trouble)
+            if not self._settled():
+                return LeaseView(trouble=state.trouble, ended=self._ended)
+            return LeaseView(state.create_revision, state.acked_s, state.looked_s, state.trouble)
+
+    @property
+    def incarnation(self) -> str:
+        """The random word that tells this run folder and boot from any other."""
+        return self._holder.incarnation
+
+    @property
+    def others(self) -> Mapping[str, str] | None:
+        """The addresses of the soup's other nodes, by name, as the engine last said; None while it has not."""
+        return self._past.others
+
+    def look_again(self) -> None:
+        """Read the key before anything else."""
+        self._look = True
+        self._wake.set()
+
+    def nothing_runs(self, why: str = "") -> None:
+        """All that ran here has ended, and the daemon too. With `why`, this life is declared over before there is another.
+
+        When this returns, a daemon that starts finds no life to start anything under.
+        """
+        with self._lock:
+            self._past = replace(self._past, life=None)
+            self._burial, self._ended = why, ""
+        self._tell()
+        self._wake.set()
 
     def status(self) -> dict[str, Any]:
         """How it stands, for people. Ages are seconds; `doubtfulSeconds` is 0 while the lease is surely held."""
         state, at = self._state, now()
         end = deadline(state, self._timings)
         return {
-            "key": self._key,
+            "key": self._key.name,
             "held": holds(state, self._timings, at),
             "lease": f"{state.lease:x}",
             "createRevision": state.create_revision,
@@ -121,46 +153,77 @@ class LeaseKeeper:
         # Signals are the main thread's: one delivered here would not wake its select.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self._tell()
-        while not self._stopping.is_set():
+        while not self._stopping:
+            self._wake.clear()
+            if self._burial:
+                self._bury()
+                continue
+            if self._state.create_revision and not self._settled() and not self._ended:
+                self._settle()
+            if self._look and self._state.create_revision:
+                self._look, self._state = False, replace(self._state, looked_s=None, next_s=0.0)
             action = decide(self._state, self._timings, now())
             if isinstance(action, Wait):
-                self._stopping.wait(action.until - now())
+                self._wake.wait(action.until - now())
                 continue
-            sent = now()
-            outcome = self._perform(action)
-            before = self._state
-            self._state = after(before, self._timings, outcome, sent, now())
-            self._log(before, outcome)
-            self._tell()
+            self._step(action)
         self._resign()
 
-    def _perform(self, action: Action) -> Outcome:
+    def _step(self, action: Action) -> None:
+        sent = now()
+        outcome = self._key.perform(action)
+        if isinstance(action, Look) and isinstance(outcome, Mine):
+            self._learn_others()
+        with self._lock:
+            before = self._state
+            self._state = after(before, self._timings, outcome, sent, now())
+            self._heard = self._heard or not isinstance(outcome, Failed | Granted)
+        self._log(before, outcome)
+        self._tell()
+
+    def _settled(self) -> bool:
+        """Whether all that runs here runs under the life that the key stands for."""
+        return bool(self._state.create_revision) and self._state.create_revision == self._past.life and not self._burial
+
+    def _settle(self) -> None:
+        """Find out what becomes of what ran under an earlier life."""
+        life = self._state.create_revision
         try:
-            return self._ask(action)
-        except NotFoundError:
-            return Gone()
+            death, others = self._key.death(), self._key.others()
         except PrimordiaError as error:
-            return Failed(str(error))
-        except Exception as error:
-            log.exception("asking the engine failed")
-            return Failed(f"It is a bug: {error!r}.")
+            log.warning("it is not known yet whether life %d may go on with what runs here: %s", life, error)
+            return
+        with self._lock:
+            self._ended = ended_by(self._past.life, life, self._key.previous, death)
+            self._past = Past(self._past.life if self._ended else life, others)
+        if self._ended:
+            log.error("what runs here is ended: %s", self._ended)
+        self._tell()
 
-    def _ask(self, action: Action) -> Outcome:
-        if isinstance(action, Renew):
-            return Renewed() if self._client.keep_alive(action.lease) else Gone()
-        if isinstance(action, Grant):
-            return Granted(self._client.grant(action.ttl_s))
-        if isinstance(action, Claim):
-            answer = self._client.claim(self._key, life_key(self._holder.node), self._value, action.lease)
-            return self._judge(answer) if isinstance(answer, StoredKey) else Mine(action.lease, answer.create_revision)
-        assert isinstance(action, Look)
-        found = self._client.get(self._key)
-        return Free() if found is None else self._judge(found)
+    def _learn_others(self) -> None:
+        """Nodes come and go; who cannot be read is as before."""
+        try:
+            others = self._key.others()
+        except PrimordiaError as error:
+            log.debug("the soup's nodes are not read: %s", error)
+            return
+        with self._lock:
+            self._past = replace(self._past, others=others)
 
-    def _judge(self, found: StoredKey) -> Outcome:
-        if found.value == self._value:
-            return Mine(found.lease, found.create_revision)
-        return Taken(describe(found.value))
+    def _bury(self) -> None:
+        """Declare the life over that the fence has ended, and give the lease back; until it is done, or known to be void."""
+        life, lease = self._state.create_revision, self._state.lease
+        try:
+            if life and self._key.bury(life, self._burial):
+                log.warning("life %d is declared over: %s", life, self._burial)
+            if lease:
+                self._key.client.revoke(lease)
+        except PrimordiaError as error:
+            self._state = replace(self._state, trouble=str(error))
+            self._wake.wait(_BURY_AGAIN_S)
+            return
+        with self._lock:
+            self._state, self._burial = LeaseState(), ""
 
     def _log(self, before: LeaseState, outcome: Outcome) -> None:
         state = self._state
@@ -173,44 +236,50 @@ class LeaseKeeper:
                 self._timings.refused_every_s,
             )
         elif state.create_revision and not before.create_revision:
-            log.info("holding %s, lease %x, create revision %d", self._key, state.lease, state.create_revision)
+            log.info("holding %s, lease %x, create revision %d", self._key.name, state.lease, state.create_revision)
         elif before.create_revision and not state.create_revision:
-            log.warning("%s is lost: %s", self._key, type(outcome).__name__)
+            log.warning("%s is lost: %s", self._key.name, type(outcome).__name__)
         elif state.trouble and not before.trouble:
             log.warning("the lease is not renewed: %s", state.trouble)
         elif before.trouble and not state.trouble:
             log.info("the engine answers again")
 
     def _tell(self) -> None:
-        """Bring the file up to date, if what it says has changed."""
-        state = self._state
-        if self._told is not None and self._told.create_revision == state.create_revision and self._told.lease == state.lease:
-            return
-        record = {
-            "node": self._holder.node,
-            "bootId": self._holder.boot_id,
-            "incarnation": self._holder.incarnation,
-            "key": self._key,
-            "lease": state.lease,
-            "createRevision": state.create_revision,
-        }
-        try:
-            write_atomic(self._file, json.dumps(record).encode(), durable=False)
-            self._told = state
-        except OSError as error:
-            log.error("%s cannot be written: %s", self._file, error)
+        """Bring the record up to date, if what it says has changed."""
+        with self._lock:
+            settled = self._settled()
+            record = {
+                "node": self._holder.node,
+                "bootId": self._holder.boot_id,
+                "incarnation": self._holder.incarnation,
+                "key": self._key.name,
+                "lease": self._state.lease if settled else 0,
+                "createRevision": self._state.create_revision if settled else 0,
+                "settled": self._past.life,
+                "others": self._past.others,
+            }
+            if record == self._told:
+                return
+            try:
+                write_atomic(self._file, json.dumps(record).encode(), durable=False)
+                self._told = record
+            except OSError as error:
+                log.error("%s cannot be written: %s", self._file, error)
 
     def _resign(self) -> None:
-        lease, self._state = self._state.lease, LeaseState()
-        self._tell()
+        lease = self._state.lease
         try:
-            if lease:
-                self._client.revoke(lease)
-                log.info("%s is given back", self._key)
+            if self._give_back:
+                with self._lock:
+                    self._state = LeaseState()
+                self._tell()
+                if lease:
+                    self._key.client.revoke(lease)
+                    log.info("%s is given back", self._key.name)
         except PrimordiaError as error:
-            log.warning("%s ends by itself within %d s: %s", self._key, self._timings.ttl_s, error)
+            log.warning("%s ends by itself within %d s: %s", self._key.name, self._timings.ttl_s, error)
         finally:
-            self._client.close()
+            self._key.client.close()
 
 
 def now() -> float:
@@ -218,32 +287,12 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def keeper_of(config: dict[str, Any]) -> LeaseKeeper:
-    """The keeper of the node that node.json describes."""
+def keeper_of(config: dict[str, Any], *, runs: bool) -> LeaseKeeper:
+    """The keeper of the node that node.json describes. Raises InvalidError for unsafe timings."""
     run_dir, pki = Path(config["run_dir"]), Path(config["state_dir"]) / "pki"
     timings = Timings.of(config.get("timings", {}))
     identity = Identity(str(pki / "engine-ca.crt"), str(pki / "engine.crt"), str(pki / "engine.key"))
     client = EngineClient(config["engine"]["endpoints"], identity, timings.request_timeout_s)
     boot = boot_id()
     holder = Holder(config["name"], boot, incarnation_of(run_dir, boot), config["address"])
-    return LeaseKeeper(holder, client, run_dir, timings)
-
-
-def incarnation_of(run_dir: Path, boot: str) -> str:
-    """The one that an earlier supervisor of this run folder and boot had, else a new one. The caller holds the lock."""
-    try:
-        record = json.loads((run_dir / LEASE_FILE).read_text())
-        if record["bootId"] == boot and record["incarnation"]:
-            return str(record["incarnation"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return secrets.token_hex(8)
-
-
-def describe(value: bytes) -> str:
-    """A key's holder in words, whatever is in it."""
-    try:
-        record = json.loads(value)
-        return f"a node at {record['address']} (incarnation {record['incarnation']}, boot {str(record['bootId'])[:8]})"
-    except (ValueError, KeyError, TypeError):
-        return "somebody whose entry cannot be read"
+    return LeaseKeeper(holder, client, run_dir, timings, runs=runs)

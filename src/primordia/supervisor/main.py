@@ -1,10 +1,11 @@
 """The supervisor of one node: `python -m primordia.supervisor NODE.JSON`.
 
-One select in one thread, where nothing can block on another machine; a second thread keeps the node's lease. It starts the
-daemon and, where the node has them, the engine server and the uplink, as siblings: a daemon's crash costs no engine
-member. It restarts what ends. On SIGTERM it ends its children and itself and leaves the microVMs to the next one; `down`
-over the control socket ends them too, first gently through the daemon, then by the cgroup. One that asks to be held ends
-its engine server only when the asker lets go: of many nodes every daemon can then still write down that it ends.
+One select in one thread, where nothing can block on another machine; other threads keep the node's lease, guard what it runs
+(`fence.py`) and answer other nodes (`failsafe.py`). It starts the daemon and, where the node has them, the engine server and
+the uplink, as siblings: a daemon's crash costs no engine member. It restarts what ends. On SIGTERM it ends its children and
+itself and leaves the microVMs to the next one; `down` over the control socket ends them too, first gently through the
+daemon, then by the cgroup. One that asks to be held ends its engine server only when the asker lets go: of many nodes every
+daemon can then still write down that it ends.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from primordia.domain.timings import Timings
 from primordia.kit import cgroup, netns
+from primordia.kit.errors import PrimordiaError
 from primordia.kit.identity import write_pid_file
 from primordia.supervisor import control, engine_data, process
 from primordia.supervisor.children import ChildSpec, after_exit, ending
+from primordia.supervisor.failsafe import failsafe_of
+from primordia.supervisor.fence import DaemonChild, Fence
 from primordia.supervisor.lease import keeper_of
-from primordia.supervisor.plan import child_specs, node_cgroup
+from primordia.supervisor.plan import child_specs, node_cgroup, vm_cgroup
+from primordia.supervisor.watchdog import Watchdog
 
 HOUSEKEEPING_S = 30.0
 GRACE_FOR_MICROVMS_S = 40.0
@@ -65,7 +71,14 @@ class Supervisor:
         self._run_dir = Path(config["run_dir"])
         self._host_netns = host_netns
         self._children = {spec.name: Child(spec) for spec in child_specs(config, config_path, host_netns)}
-        self._lease = keeper_of(config)
+        group = vm_cgroup(config)
+        timings = Timings.of(config.get("timings", {}))
+        self._lease = keeper_of(config, runs=bool(cgroup.pids(group)))
+        self._failsafe = failsafe_of(config, self._lease.incarnation, self._lease, timings)
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._daemon = DaemonChild(self._wake)
+        watchdog = Watchdog(config.get("watchdog", ""), timings.ttl_s)
+        self._fence = Fence(self._run_dir, group, self._lease, self._failsafe, self._daemon, watchdog, timings)
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._down_reply: socket.socket | None = None
@@ -74,15 +87,16 @@ class Supervisor:
 
     def run(self) -> None:
         """Run until told to stop; returns when every child has ended."""
-        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._stop())
         signal.signal(signal.SIGINT, lambda *_: self._stop())
         server = control.listen(self._run_dir / SOCKET_FILE)
-        self._selector.register(wake_read, selectors.EVENT_READ)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._selector.register(server, selectors.EVENT_READ)
         self._lease.start()
+        self._failsafe.start()
+        self._fence.start()
         while not self._stopping:
             self._start_due()
             for key, _ in self._selector.select(self._next_wait()):
@@ -90,7 +104,7 @@ class Supervisor:
                     self._serve(server)
                 else:
                     with contextlib.suppress(BlockingIOError):
-                        os.read(wake_read, 4096)
+                        os.read(self._wake_read, 4096)
             self._reap()
             self._keep_house()
         self._end_children()
@@ -100,21 +114,32 @@ class Supervisor:
     def _stop(self) -> None:
         self._stopping = True
 
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"w")
+
+    def _may_start(self, child: Child) -> bool:
+        return not (child.spec.name == "daemon" and self._daemon.held)
+
     def _next_wait(self) -> float:
-        due = [child.start_at for child in self._children.values() if not child.pid]
+        due = [child.start_at for child in self._children.values() if not child.pid and self._may_start(child)]
         return max(0.0, min([self._housekeeping_at, *due]) - now())
 
     def _start_due(self) -> None:
         for child in self._children.values():
-            if child.pid or child.start_at > now():
+            if child.pid or child.start_at > now() or not self._may_start(child):
                 continue
             child.started_at = now()
+            if child.spec.name == "daemon":
+                self._daemon.begins(self._run_dir)
             if child.spec.data_dir and engine_data.is_lost(Path(child.spec.data_dir)):
                 self._ended(child, "its data is lost, and it must not begin anew as the same member")
                 continue
             try:
                 child.pid = process.start(child.spec, self._host_netns)
                 log.info("started %s as pid %d", child.spec.name, child.pid)
+                if child.spec.name == "daemon":
+                    self._daemon.pid = child.pid
                 write_pid_file(self._run_dir / f"{child.spec.name}.pid", child.pid)
             except OSError as error:
                 self._ended(child, f"cannot be started: {error}")
@@ -134,6 +159,8 @@ class Supervisor:
     def _ended(self, child: Child, why: str) -> None:
         decision = after_exit(now(), child.started_at, child.short_lives)
         child.pid, child.start_at, child.short_lives = 0, decision.at, decision.short_lives
+        if child.spec.name == "daemon":
+            self._daemon.pid = 0
         child.restarts += 1
         child.last_end = why
         log.warning("%s ended (%s); starting it again in %.2f s", child.spec.name, why, max(0.0, decision.at - now()))
@@ -160,6 +187,7 @@ class Supervisor:
             if command == "status":
                 control.answer(connection, self._status())
             elif command == "restart-daemon":
+                self._daemon.announced = True
                 process.send(self._children["daemon"].pid, signal.SIGTERM)
                 control.answer(connection, {"ok": True})
             elif command == "reload":
@@ -197,6 +225,8 @@ class Supervisor:
             "ok": True,
             "pid": os.getpid(),
             "lease": self._lease.status(),
+            "fence": self._fence.status(),
+            "failsafe": self._failsafe.status(),
             "children": {
                 name: {
                     "pid": child.pid,
@@ -209,20 +239,28 @@ class Supervisor:
         }
 
     def _end_children(self) -> None:
-        """The daemon first, then the lease, then the engine, so that both can still write down that they end."""
+        """The daemon first, then the lease, then the engine, so that both can still write down that they end.
+
+        Microvms that go on without us are the next supervisor's: their lease is left to it, and runs out if none comes.
+        """
         end_microvms = self._down_reply is not None
         self._remember_data()
+        self._fence.let_daemon_end()
         daemon = self._children["daemon"]
         if end_microvms:
             self._end(daemon, signal.SIGUSR1, GRACE_FOR_MICROVMS_S)
-            cgroup.kill_tree(f"{node_cgroup(self._config)}/vm")
+            cgroup.kill_tree(vm_cgroup(self._config))
         else:
             self._end(daemon, signal.SIGTERM, daemon.spec.stop_timeout_s)
-        self._lease.stop()
+        self._fence.stop()
+        self._failsafe.stop()
+        if end_microvms:
+            self._fence.everything_has_ended()
+        self._lease.stop(give_back=end_microvms)
         if self._down_reply is not None and self._held:
             control.held(self._down_reply, HELD_AT_MOST_S)
         for name, child in self._children.items():
-            if name != "daemon":
+            if name != "daemon" and (end_microvms or not child.spec.outlives):
                 self._end(child, signal.SIGTERM, child.spec.stop_timeout_s)
         if self._down_reply is not None:
             control.answer(self._down_reply, {"ok": True})
@@ -267,6 +305,11 @@ def main(arguments: list[str]) -> int:
             netns.enter(node_netns)
             os.close(node_netns)
         process.become_subreaper()
-        Supervisor(config, config_path, host_netns).run()
+        try:
+            supervisor = Supervisor(config, config_path, host_netns)
+        except PrimordiaError as error:
+            print(f"error: node {config['name']}: {error}", file=sys.stderr)
+            return 2
+        supervisor.run()
         (run_dir / PID_FILE).unlink(missing_ok=True)
     return 0

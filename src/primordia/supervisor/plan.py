@@ -11,12 +11,18 @@ from primordia.supervisor.children import ChildSpec
 from primordia.supervisor.engine import EngineServer, EngineTls, etcd_argv
 from primordia.supervisor.uplink import slirp4netns_argv
 
+WARDEN = "warden"
 HOST_NETNS_VARIABLE = "PRIMORDIA_HOST_NETNS_FD"
 
 
 def node_cgroup(config: dict[str, Any]) -> str:
     """The node's cgroup below the hierarchy's root."""
     return f"primordia/{config['soup']}/{config['name']}"
+
+
+def vm_cgroup(config: dict[str, Any]) -> str:
+    """The cgroup of all of the node's microVMs."""
+    return f"{node_cgroup(config)}/vm"
 
 
 def child_specs(config: dict[str, Any], config_path: Path, host_netns: int | None) -> list[ChildSpec]:
@@ -34,6 +40,8 @@ def child_specs(config: dict[str, Any], config_path: Path, host_netns: int | Non
             sandbox=mounts_can_be_own(),
         )
         specs.append(ChildSpec("uplink", tuple(argv), str(logs / "uplink.log"), in_host_netns=True, stop_timeout_s=2))
+    argv = [sys.executable, "-m", "primordia.supervisor.warden", config["run_dir"], vm_cgroup(config)]
+    specs.append(ChildSpec(WARDEN, tuple(argv), str(logs / "warden.log"), outlives=True, stop_timeout_s=2))
     env = {HOST_NETNS_VARIABLE: str(host_netns)} if host_netns is not None else {}
     argv = [sys.executable, "-m", "primordia.daemon", str(config_path)]
     specs.append(ChildSpec("daemon", tuple(argv), str(logs / "daemon.log"), env=env))

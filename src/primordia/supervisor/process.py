@@ -27,12 +27,14 @@ def become_subreaper() -> None:
 def start(spec: ChildSpec, host_netns: int | None) -> int:
     """Start the child and return its pid. Raises OSError when the program cannot be started.
 
-    A child dies with the supervisor: without its parent nobody would restart it, and the next supervisor starts its own.
+    A child dies with the supervisor, but for one that `outlives`: without its parent nobody would restart it, and the next
+    supervisor starts its own.
     """
     parent = os.getpid()
 
     def prepare() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if not spec.outlives:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(127)
         if spec.in_host_netns and host_netns is not None:

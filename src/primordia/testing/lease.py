@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from primordia.supervisor.engine_client import EngineClient, Identity
-from primordia.supervisor.lease import LEASE_FILE, Holder, LeaseKeeper
+from primordia.supervisor.lease import LeaseKeeper
+from primordia.supervisor.lease_file import LEASE_FILE, Holder
 from primordia.testing.store import Engine
 
 DEADLINE_S = 60.0
@@ -18,13 +19,13 @@ DEADLINE_S = 60.0
 
 @contextlib.contextmanager
 def kept_lease(
-    engine: Engine, run_dir: Path, incarnation: str = "one", *, endpoints: tuple[str, ...] = ()
+    engine: Engine, run_dir: Path, incarnation: str = "one", *, endpoints: tuple[str, ...] = (), runs: bool = False
 ) -> Iterator[LeaseKeeper]:
-    """A running keeper of node n1's lease; given back at the end."""
+    """A running keeper of node n1's lease; given back at the end. `runs` says that it finds microVMs running."""
     run_dir.mkdir(parents=True, exist_ok=True)
     identity = Identity(str(engine.ca), str(engine.certificate), str(engine.key))
     client = EngineClient(endpoints or (engine.endpoint,), identity, 0.5)
-    keeper = LeaseKeeper(Holder("n1", "boot", incarnation, "10.77.0.1"), client, run_dir)
+    keeper = LeaseKeeper(Holder("n1", "boot", incarnation, "10.77.0.1"), client, run_dir, runs=runs)
     keeper.start()
     try:
         yield keeper

@@ -133,12 +133,12 @@ def runs_of(paths: NodePaths) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def many_nodes(shape: Shape, pool: PoolWish | None = None) -> Iterator[Many]:
+def many_nodes(shape: Shape, pool: PoolWish | None = None, timings: dict[str, float] | None = None) -> Iterator[Many]:
     """Bring a soup up; at the end take it down with all it holds, and see that nothing is left and no bug was logged."""
     name = f"many-{ids.suffix()}"
     with tempfile.TemporaryDirectory(prefix="primordia-many-") as folder:
         config = Path(folder) / "config"
-        options = host.UpOptions(soup=name, shape=shape, client_config=config, pool=pool or PoolWish())
+        options = host.UpOptions(soup=name, shape=shape, client_config=config, pool=pool or PoolWish(), timings=timings or {})
         try:
             begun = time.monotonic()
             result = asyncio.run(host.up(options, lambda step: None))

@@ -12,7 +12,7 @@ from primordia.kit.clock import SystemClock
 from primordia.kit.files import write_atomic
 from primordia.node.own_lease import LEASE_FILE, OwnLease
 from primordia.registry.ownership import NodeLife
-from primordia.supervisor import lease as supervisor_lease
+from primordia.supervisor import lease_file as supervisor_lease
 
 
 def write(folder: Path, revision: int, boot: str = "boot") -> None:
