@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from primordia.kit.command import run
+from primordia.kit.command import CommandError, run
 from primordia.testing.api import TestApi, running_api
 from primordia.testing.images import packaged_program
 
@@ -61,10 +61,18 @@ async def api(tmp_path: Path) -> AsyncIterator[TestApi]:
         yield running
 
 
+async def _packaged() -> Path:
+    """Debian 13 has it in a package of its own."""
+    try:
+        return await packaged_program("kubectl", "usr/bin/kubectl")
+    except CommandError:
+        return await packaged_program("kubernetes-client", "usr/bin/kubectl")
+
+
 @pytest.fixture
 async def kubectl(api: TestApi, tmp_path: Path) -> Kubectl:
     program = os.environ.get("PRIMORDIA_TEST_KUBECTL") or shutil.which("kubectl")
-    program = program or str(await packaged_program("kubernetes-client", "usr/bin/kubectl"))
+    program = program or str(await _packaged())
     version = json.loads((await run([program, "version", "--client", "-o", "json"])).text())
     if (minor := int(version["clientVersion"]["minor"].rstrip("+"))) < OLDEST_MINOR:
         pytest.skip(f"kubectl 1.{minor} reads OpenAPI as protobuf only; 1.{OLDEST_MINOR} is the oldest that reads ours")
