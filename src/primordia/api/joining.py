@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +47,7 @@ Peer = Mapping[str, Any] | None
 class JoinPlace:
     """Where this is answered. `authority_dir` is the folder of the authorities' keys, None on a node without them.
 
-    `ca` is the API authority's certificate; `endpoints` gives the engine's client URLs of the moment.
+    `ca` is the API authority's certificate; `endpoints` gives the engine's client URLs of the moment; `timings` are the soup's.
     """
 
     soup: str
@@ -58,6 +58,7 @@ class JoinPlace:
     ca: Path
     authority_dir: Path | None
     endpoints: Callable[[], tuple[str, ...]]
+    timings: Mapping[str, float] = field(default_factory=dict)
 
 
 class JoinApi:
@@ -173,6 +174,7 @@ class JoinApi:
             endpoints=place.endpoints(),
             servers=servers,
             version=__version__,
+            timings=dict(place.timings),
         )
 
     async def _leave(self, name: str, user: User) -> None:

@@ -21,5 +21,6 @@ def join_api(config: NodeConfig, registry: Registry, endpoints: Callable[[], tup
         ca=Path(config.state_dir) / "pki" / "ca.crt",
         authority_dir=Path(config.authority_dir) if config.authority_dir else None,
         endpoints=endpoints,
+        timings=config.timings,
     )
     return JoinApi(registry, place)

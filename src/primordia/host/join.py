@@ -263,6 +263,7 @@ async def _settle(answer: wire.JoinAnswer, node: SoupNode, paths: SoupPaths) -> 
         nodes=(node,),
         created_by_version=__version__,
         joined=True,
+        timings=answer.timings,
     )
     config = settled(node_config(soup, node, paths, cache_dir(), Tools()), site)
     engine = Engine(member=False, endpoints=answer.endpoints)

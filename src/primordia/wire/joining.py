@@ -104,7 +104,8 @@ class JoinRequest(Message, frozen=True):
 
 
 class JoinAnswer(Message, frozen=True):
-    """What a node has to know. Certificates are PEM, `servers` the API's URLs of the nodes known so far."""
+    """What a node has to know. Certificates are PEM, `servers` the API's URLs of the nodes known so far. `timings` are the
+    soup's, where they are not the usual ones: all nodes need the same."""
 
     soup: str
     soup_uid: str
@@ -119,3 +120,4 @@ class JoinAnswer(Message, frozen=True):
     endpoints: tuple[str, ...]
     servers: tuple[str, ...]
     version: str
+    timings: dict[str, float] = {}
