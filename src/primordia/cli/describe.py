@@ -11,11 +11,13 @@ import msgspec
 
 from primordia.cli.describe_forks import CAME, Lines, template_lines, whose_lines
 from primordia.cli.describe_volumes import COPIES, copy_rows, data_lines, pool_words, volume_lines
+from primordia.cli.failover import recovered_words, waits, what_for
 from primordia.cli.output import printable, table
 from primordia.cli.session import client, references
 from primordia.cli.volume_names import volumes_named
 from primordia.client.aio import AsyncClient
 from primordia.kit.units import human_age, human_bytes
+from primordia.wire.conditions import FAILOVER_HELD, NODE_DEAD
 from primordia.wire.meta import LABEL_LIFEFORM, Condition
 from primordia.wire.resources import Context, ContextTemplate, Event, Image, Lifeform, Node, Resource, Secret, Template, Volume
 from primordia.wire.volume_rules import uses
@@ -157,7 +159,18 @@ def _lifeform(obj: Lifeform) -> Lines:
         ("Restarts", spec.restart_policy),
         ("Egress", "allowed" if spec.network.egress else "denied"),
         ("Placement", _wanted_place(obj)),
+        *_survival(obj),
     ]
+
+
+def _survival(obj: Lifeform) -> Lines:
+    """What it came from, and what it waits for."""
+    lines: Lines = []
+    if obj.status.recovered is not None:
+        lines.append(("Recovered", recovered_words(obj.status.recovered)))
+    if waits(obj):
+        lines.append(("Waits for", ": ".join(what_for(obj))))
+    return lines
 
 
 def _wanted_place(obj: Lifeform) -> str:
@@ -233,7 +246,10 @@ def _port(inner: int, publish: int, name: str) -> str:
 def _node(obj: Node) -> Lines:
     status = obj.status
     capacity, used = status.capacity, status.allocated
+    ready = next((each for each in status.conditions if each.type == "Ready"), None)
+    dead: Lines = [("Death", ready.message)] if ready is not None and ready.reason in (NODE_DEAD, FAILOVER_HELD) else []
     return [
+        *dead,
         ("Schedulable", "no, cordoned" if obj.spec.unschedulable else "yes"),
         ("Address", f"{status.address} (clients: {status.api_endpoint})"),
         ("Context range", obj.spec.pod_cidr),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from primordia import __version__
 from primordia.cli import manifests, printing
 from primordia.cli.blast import protection_counts
+from primordia.cli.failover import survival_counts
 from primordia.cli.image import confirm
 from primordia.cli.nodes import Rack, in_order, nodes_text, rack_of, racks_of, racks_text, room_of, segment_of
 from primordia.cli.objects import apply_all, wait_ready
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _EVENTS_SHOWN = 5
 _NODES_SHOWN = 16
+_WORRIES = ("Recovered", "Ready", "Scheduled")
 
 
 def owner() -> tuple[int, int]:
@@ -159,6 +161,7 @@ async def status(options: Namespace) -> int:
         facts = _facts(soup, found, lifeforms.items, contexts.items, images.items, events.items)
         facts["volumes"] = protection_counts(volumes.items)
         facts["notReady"] = [*await _frozen(soup.config.soup), *_listed(facts["notReady"])]
+        facts["survival"] = survival_counts(lifeforms.items, volumes.items)
     if options.output == "json":
         printing.print_plain(facts, "json")
     else:
@@ -238,7 +241,12 @@ def unwell(nodes: Iterable[Node]) -> Iterable[str]:
 
 def _troubles(lifeforms: Iterable[Lifeform]) -> Iterable[str]:
     for each in lifeforms:
-        bad = next((one for one in each.status.conditions if one.status != "True" and one.type in ("Ready", "Scheduled")), None)
+        # What it waits for says more than that it is not ready.
+        worries = sorted(
+            (one for one in each.status.conditions if one.status != "True" and one.type in _WORRIES),
+            key=lambda one: _WORRIES.index(one.type),
+        )
+        bad = worries[0] if worries else None
         if each.spec.operating_mode == "Running" and bad is not None:
             yield f"{each.metadata.namespace}/{each.metadata.name}: {bad.message or bad.reason or each.status.phase}"
 
@@ -261,6 +269,7 @@ def _screen(facts: dict[str, object], machines: str) -> str:
         f"lifeforms  {_counts(facts['lifeforms'])}",
         f"contexts   {_counts(facts['contexts'])}",
         f"volumes    {_counts(facts['volumes'])}",
+        f"survival   {_counts(facts['survival'])}",
         f"images     {images['count']}, {human_bytes(images['bytes'])}",
     ]
     for title, key in (("not ready", "notReady"), ("warnings", "warnings")):

@@ -46,7 +46,7 @@ def seconds(text: str) -> float:
 
 def build() -> Parser:
     """The whole tree."""
-    from primordia.cli import tree_forks, tree_machines, tree_volumes  # they are made of what is here
+    from primordia.cli import tree_forks, tree_machines, tree_survival, tree_volumes  # they are made of what is here
 
     parser = Parser(prog="primordia", description="Long-lived, stateful microVMs beside their own data.")
     parser.add_argument("--version", action="version", version=f"primordia {__version__}")
@@ -57,6 +57,7 @@ def build() -> Parser:
     _inside(commands)
     tree_forks.add(commands)
     tree_volumes.add(commands)
+    tree_survival.add(commands)
     _image(commands)
     _node(commands)
     tree_machines.add(commands)

@@ -11,7 +11,7 @@ from primordia.control.data import NO_VOLUMES, Volumes
 from primordia.domain.conditions import Verdict
 from primordia.domain.lifeforms import Member, context_object_name, phase_of, readiness
 from primordia.domain.placement import Demand
-from primordia.wire.conditions import find, is_dead, is_silent, merge
+from primordia.wire.conditions import FAILOVER_HELD, RECOVERED, find, is_dead, is_silent, merge
 from primordia.wire.demand import demand_of
 from primordia.wire.meta import (
     API_VERSION,
@@ -37,9 +37,6 @@ from primordia.wire.resources import (
 
 LIFEFORM_FINALIZER = "primordia.dev/contexts"
 CONTEXT_FINALIZER = "primordia.dev/node"
-RECOVERED = "Recovered"
-HELD = "FailoverHeld"
-"""Why a Node is Unknown: its death is not declared, for too much went at once."""
 _TERMINAL = ("Succeeded", "Failed")
 _NOTHING = Demand()
 
@@ -181,7 +178,7 @@ def _recovery(lifeform: Lifeform, node: Node | None) -> list[Verdict]:
     """What is said of its recovery, as long as it is true: the failover's word, or that its node's death is not declared."""
     said = find(lifeform.status.conditions, RECOVERED)
     ready = find(node.status.conditions, "Ready") if node is not None else None
-    if ready is not None and ready.reason == HELD:
+    if ready is not None and ready.reason == FAILOVER_HELD:
         return [Verdict(RECOVERED, "False", "Holding", ready.message)]
     if said is None:
         return []

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from primordia.control.binding import Binder
-from primordia.control.blueprint import RECOVERED
 from primordia.control.deaths import DeathWatch
 from primordia.control.lifebook import Page
 from primordia.control.lost import Estate, estate_dead_on, is_over, lost_of, taken_over, with_recovered
@@ -46,7 +45,7 @@ from primordia.registry.ownership import owner_put
 from primordia.registry.registry import Registry
 from primordia.registry.rules import moment, timestamp
 from primordia.registry.together import write_together
-from primordia.wire.conditions import find, is_silent
+from primordia.wire.conditions import RECOVERED, find, is_silent
 from primordia.wire.resources import Context, Lifeform, Node, Volume
 from primordia.wire.volume_rules import lifeform_named_by
 

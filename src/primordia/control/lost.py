@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from primordia.control.blueprint import RECOVERED, blueprints, is_suspended, needs_of, topology
+from primordia.control.blueprint import blueprints, is_suspended, needs_of, topology
 from primordia.control.data import Volumes, bound_volumes, next_epoch, templates_with_data, volume_name
 from primordia.control.lifebook import Page
 from primordia.control.planning import mine_of, redrawn
@@ -17,7 +17,7 @@ from primordia.domain.failover import Held, Lost, LostVolume, Taken
 from primordia.domain.placement import Demand
 from primordia.kit.units import parse_bytes, parse_duration_s
 from primordia.registry.rules import moment
-from primordia.wire.conditions import merge
+from primordia.wire.conditions import RECOVERED, merge
 from primordia.wire.meta import ANNOTATION_ALLOW_LOSS
 from primordia.wire.resources import (
     Context,

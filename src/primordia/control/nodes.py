@@ -17,7 +17,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from primordia.control.blueprint import HELD
 from primordia.control.lifebook import LifeBook, Page
 from primordia.control.queue import WorkQueue
 from primordia.domain.conditions import Verdict
@@ -32,7 +31,7 @@ from primordia.registry.informers import Informers
 from primordia.registry.lives import dead_guards
 from primordia.registry.registry import Registry
 from primordia.registry.rules import timestamp
-from primordia.wire.conditions import NODE_DEAD, find, is_silent, merge
+from primordia.wire.conditions import FAILOVER_HELD, NODE_DEAD, find, is_silent, merge
 from primordia.wire.meta import Condition
 from primordia.wire.resources import Node
 
@@ -51,7 +50,7 @@ def judge(conditions: tuple[Condition, ...], page: Page | None, held: str = "") 
         who = "It said so itself" if page.death.by == "node" else page.death.reason.rstrip(".")
         wanted = Verdict("Ready", "False", NODE_DEAD, f"Its life {page.life} is over: nothing of it runs any more. {who}.")
     elif held:
-        wanted = Verdict("Ready", "Unknown", HELD, held)
+        wanted = Verdict("Ready", "Unknown", FAILOVER_HELD, held)
     ready = find(conditions, "Ready")
     same = ready is not None and (ready.status, ready.reason) == (wanted.status, wanted.reason)
     return None if same else wanted

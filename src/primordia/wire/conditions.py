@@ -11,6 +11,10 @@ from primordia.domain.conditions import Verdict
 from primordia.wire.meta import Condition
 from primordia.wire.resources import Node
 
+RECOVERED = "Recovered"
+"""A Lifeform's condition: True once it was started elsewhere because its node had died, False while it waits for that."""
+FAILOVER_HELD = "FailoverHeld"
+"""Why a Node is Unknown: its death is not declared, for too much went at once."""
 NODE_DEAD = "NodeDead"
 """Why a Node is not Ready, or a box has Failed: the node's life is over for good."""
 

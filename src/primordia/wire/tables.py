@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from primordia.kit.units import human_age, human_bytes, parse_quantity
+from primordia.wire.conditions import is_dead
 from primordia.wire.meta import Condition
 from primordia.wire.resources import Context, Event, Image, Lifeform, Node, Resource, Secret, Soup, Template, Volume
 
@@ -108,6 +109,8 @@ def _published(lifeform: Lifeform) -> str:
 def node_state(node: Node) -> str:
     """Whether a node takes lifeforms, in a word or two."""
     state = {"True": "Ready", "False": "NotReady"}.get(_is(node.status.conditions, "Ready"), "Unknown")
+    if is_dead(node.status.conditions):
+        state = "Dead"
     return f"{state},SchedulingDisabled" if node.spec.unschedulable else state
 
 
