@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from primordia.bench import scale_node
+from primordia.bench import rack_loss, scale_node
 from primordia.bench.figures import Figure, figure, percentile
 from primordia.bench.ground import Progress
 from primordia.control.main import Controllers
@@ -164,6 +164,7 @@ async def measure(rounds: int, progress: Progress) -> list[Figure]:
             costs.append(await many.tell(EVENTS, number))
         progress("scale: another leader takes over")
         taken_s, memory_mb = await many.take_over()
+    plan = rack_loss.measure(NODES, LIFEFORMS, rounds, progress)
     base = percentile(costs_few, 50)
     return [
         figure("placements_per_s", "1/s", per_s),
@@ -171,5 +172,6 @@ async def measure(rounds: int, progress: Progress) -> list[Figure]:
         figure("controller_takeover", "s", [taken_s]),
         figure("event_cost", "s", costs, costs_few),
         figure("event_cost_ratio", "ratio", [cost / base for cost in costs], [1.0]),
+        plan,
         *of_the_node,
     ]

@@ -46,6 +46,7 @@ async def test_every_promised_figure_is_there(monkeypatch: pytest.MonkeyPatch) -
         "placements_per_s",
         "controller_memory_mb",
         "event_cost_ratio",
+        "rack_loss_plan",
         "node_5000_contexts_tick",
         "node_5000_contexts_lag",
         "node_5000_contexts_memory_mb",
