@@ -5,7 +5,7 @@ from __future__ import annotations
 from primordia.kit.units import human_bytes
 from primordia.wire.resources import Volume
 from primordia.wire.tables import volume_protection
-from primordia.wire.volumes import PoolSummary, Replication, VolumeCopy
+from primordia.wire.volumes import PoolSummary, Replication, RestoredFrom, VolumeCopy
 
 Lines = list[tuple[str, str]]
 
@@ -28,6 +28,8 @@ def volume_lines(obj: Volume) -> Lines:
         ("Newest", f"snapshot {newest}" if (newest := newest_told(obj)) else "none yet"),
         ("Last sync", sync_words(obj)),
     ]
+    if status.restored_from is not None:
+        lines.append(("Restored from", restored_words(status.restored_from)))
     if status.checkpoints:
         lines.append(("Checkpoints", ", ".join(f"{each.name} (snapshot {each.number})" for each in status.checkpoints)))
     return lines
@@ -42,6 +44,7 @@ def data_lines(obj: Volume) -> Lines:
         ("Size", size_words(obj)),
         ("Protection", f"{volume_protection(obj)}: {found}" if found else volume_protection(obj)),
         ("Last sync", sync_words(obj)),
+        *([("Restored from", restored_words(status.restored_from))] if status.restored_from is not None else []),
     ]
 
 
@@ -78,6 +81,16 @@ def sync_words(obj: Volume) -> str:
     # A sync that no copy acknowledged does not return: without copies it is a restore that set the number.
     who = f"acknowledged by {', '.join(last.copies)}" if last.copies else "set by a restore"
     return f"snapshot {last.number} at {last.at or 'an unknown time'}, {who}"
+
+
+def restored_words(began: RestoredFrom) -> str:
+    """How the volume went on after its owner had died."""
+    what = f"snapshot {began.number}" if began.number else "nothing: it began empty"
+    accepted = ", which was accepted" if began.allow_loss else ""
+    lost = (
+        f"at most {began.lost_seconds:.1f} s of writes were lost{accepted}" if began.lost_seconds or accepted else "none lost"
+    )
+    return f"{what}, when node {began.node} had died and epoch {began.epoch} began at {began.at or 'an unknown time'}; {lost}"
 
 
 def replication_words(replication: Replication | None) -> str:

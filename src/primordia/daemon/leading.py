@@ -92,6 +92,7 @@ class Leading:
             self._events,
             rng=self._rng,
             deaths=deaths,
+            timings=self._timings,
         )
         try:
             async with asyncio.TaskGroup() as group:

@@ -51,6 +51,17 @@ def is_dead(conditions: Iterable[Condition]) -> bool:
     return found is not None and found.reason == NODE_DEAD
 
 
+def dead_since(conditions: Iterable[Condition]) -> float | None:
+    """When these, a Node's, began to say that its last life is over, in seconds; None while they do not."""
+    found = find(conditions, "Ready")
+    if found is None or found.reason != NODE_DEAD:
+        return None
+    try:
+        return datetime.datetime.fromisoformat(found.last_transition_time).timestamp()
+    except ValueError:
+        return None
+
+
 def in_maintenance(node: Node, now: datetime.datetime) -> bool:
     """Whether somebody works on the node now: its silence is then no death."""
     maintenance = node.spec.maintenance

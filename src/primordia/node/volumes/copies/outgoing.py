@@ -1,21 +1,24 @@
 """Deltas on their way out: read, compressed and paced. What several copies want at once is read and compressed once.
 
 A small delta is made whole and shared by whoever asks for it next; a large one is read as it is sent, a few at a time, so
-that fifty volumes share the disk and the link in turns.
+that fifty volumes share the disk and the link in turns. A whole, for a new copy, has turns of its own, a rate of the node's,
+and gives way while deltas are sent: somebody may wait for those, and nobody for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from primordia.domain import ranges as spans
 from primordia.domain.copying import batches
 from primordia.domain.rate import TokenBucket
 from primordia.domain.snapshots import Delta
 from primordia.kit.clock import Clock
+from primordia.kit.deadline import within
+from primordia.kit.errors import ConflictError
 from primordia.kit.metrics import Metrics
 from primordia.kit.tasks import TaskSet
 from primordia.ports.volumes import Piece, Volumes
@@ -26,6 +29,13 @@ _SHARED_MOST = 16
 _BATCH_BYTES = 4 << 20
 _CHUNK_BYTES = 256 << 10
 _LARGE_AT_ONCE = 4
+_WHOLE_AT_ONCE = 4
+_TURN_WITHIN_S = 15.0
+"""Who fetches takes a source that is silent for much longer for gone."""
+WHOLE_RATE = 100 << 20
+"""Bytes a second that all wholes together take of the node's link and disk."""
+_GIVE_WAY_S = 0.02
+"""For each chunk of a whole while deltas are sent: some 12 MB/s are left to it."""
 
 _Key = tuple[str, int, str, str]
 
@@ -33,11 +43,16 @@ _Key = tuple[str, int, str, str]
 class Outgoing:
     """Of one node. `rate` is the bytes a second that it sends at most, 0 for no limit."""
 
-    def __init__(self, pool: Volumes, clock: Clock, metrics: Metrics, *, rate: float = 0.0) -> None:
+    def __init__(
+        self, pool: Volumes, clock: Clock, metrics: Metrics, *, rate: float = 0.0, whole_rate: float = WHOLE_RATE
+    ) -> None:
         self._pool = pool
         self._clock = clock
         self._node = TokenBucket(rate)
+        self._wholes = TokenBucket(whole_rate)
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._whole_turns = asyncio.Semaphore(_WHOLE_AT_ONCE)
+        self._deltas = 0
         self._shared: OrderedDict[_Key, asyncio.Task[bytes]] = OrderedDict()
         self._tasks = TaskSet("deltas")
         self._changed = metrics.counter("primordia_delta_changed_bytes_total", "Bytes of deltas before compression.")
@@ -51,10 +66,44 @@ class Outgoing:
     async def turn(self, delta: Delta) -> AsyncIterator[None]:
         """Wait for one's turn to send it: for a large one there are only so many."""
         if spans.total(delta.ranges) <= _SHARED_BYTES:
-            yield
+            with self._sending():
+                yield
             return
         async with self._large:
+            with self._sending():
+                yield
+
+    async def whole(self, delta: Delta, begin: int, limit: TokenBucket) -> AsyncIterator[bytes]:
+        """A whole content for one who fetches it, in the background; else as `stream`.
+
+        Raises ConflictError (Busy) where others are fetching. One with a `limit` of its own does not wait for a turn: it would
+        keep it for long.
+        """
+        async with AsyncExitStack() as stack:
+            if not limit.rate:
+                await self._whole_turn(stack)
+            limits = [each for each in (self._node, self._wholes, limit) if each.rate > 0]
+            self._changed.add(by=spans.total(delta.ranges) - begin)
+            async for chunk in self._read(delta, begin):
+                for at in range(0, len(chunk), _CHUNK_BYTES):
+                    yield await self._paid(chunk[at : at + _CHUNK_BYTES], limits)
+                    if self._deltas:
+                        await self._clock.sleep(_GIVE_WAY_S)
+
+    async def _whole_turn(self, stack: AsyncExitStack) -> None:
+        try:
+            await within(self._clock, _TURN_WITHIN_S, self._whole_turns.acquire())
+        except TimeoutError as error:
+            raise ConflictError("As many copies as it gives at once are being fetched.", reason="Busy") from error
+        stack.callback(self._whole_turns.release)
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        self._deltas += 1
+        try:
             yield
+        finally:
+            self._deltas -= 1
 
     async def stream(self, delta: Delta, begin: int = 0, limit: TokenBucket | None = None) -> AsyncIterator[bytes]:
         """The delta's bytes, as `wire/deltas.py` says, without the first `begin` bytes of its ranges. Within its `turn`."""

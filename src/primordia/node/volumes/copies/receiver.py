@@ -8,12 +8,15 @@ nothing of a volume is stored here before its object waits for this node at its 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 
 from primordia.domain import ranges as spans
+from primordia.domain.rate import TokenBucket
 from primordia.domain.snapshots import Delta, Manifest, check_epoch
 from primordia.kit.clock import Clock
 from primordia.kit.errors import ConflictError, InvalidError, NotFoundError, PermanentError, PrimordiaError, TemporaryError
@@ -22,6 +25,7 @@ from primordia.node.volumes.copies.auditor import Auditor
 from primordia.node.volumes.copies.directory import Directory
 from primordia.node.volumes.copies.incoming import Incoming
 from primordia.node.volumes.copies.outgoing import Outgoing
+from primordia.node.volumes.copies.pace import bandwidth_of
 from primordia.node.volumes.copies.tidying import droppable_here
 from primordia.ports.copies import CopyPeer
 from primordia.ports.volumes import Volumes
@@ -37,6 +41,8 @@ Reach = Callable[[str], CopyPeer]
 """Another node by name. Raises TemporaryError while nobody knows where it is."""
 
 _SETTLE_WAIT_S = 10.0
+_SEEDS_AT_ONCE = 2
+"""A node that many copies were moved to takes them in turns, so that the deltas of the others find its disk free."""
 
 
 class Receiver:
@@ -67,6 +73,8 @@ class Receiver:
         self._fetched: dict[str, int] = {}
         self._messages: dict[str, str] = {}
         self._noted: dict[str, bytes] = {}
+        self._limits: dict[str, TokenBucket] = {}
+        self._seed_turns = asyncio.Semaphore(_SEEDS_AT_ONCE)
 
     async def close(self) -> None:
         """End what is under way; what had come is kept."""
@@ -143,10 +151,11 @@ class Receiver:
         if not 0 <= begin <= spans.total(delta.ranges):
             raise InvalidError("from", f"{begin} is not within the {spans.total(delta.ranges)} bytes there are")
         self._fetched[uid] = number
+        limit = self._limits.setdefault(uid, TokenBucket(0))
+        limit = self._limits[uid] = limit if limit.rate == (rate := bandwidth_of(volume)) else TokenBucket(rate)
         try:
-            async with self._outgoing.turn(delta):
-                async for chunk in self._outgoing.stream(delta, begin):
-                    yield chunk
+            async for chunk in self._outgoing.whole(delta, begin, limit):
+                yield chunk
         finally:
             self._fetched.pop(uid, None)
 
@@ -268,12 +277,19 @@ class Receiver:
         uid = volume.metadata.uid
         for source in seed.sources:
             try:
-                await self._fetch_from(volume, seed, source)
+                async with self._seed_turn(volume):
+                    await self._fetch_from(volume, seed, source)
                 log.info("volume %s: seeded with snapshot %d from node %s", uid, seed.number, source)
                 return
             except PrimordiaError as error:
+                if error.reason == "Busy":
+                    continue  # its owner tells us again
                 self._messages[uid] = f"Fetching it from node {source} failed: {error}"
                 log.warning("volume %s: %s", uid, self._messages[uid])
+
+    def _seed_turn(self, volume: Volume) -> AbstractAsyncContextManager[object]:
+        """One that has a limit of its own takes long and little: it does not wait, and nobody waits for it."""
+        return contextlib.nullcontext() if bandwidth_of(volume) else self._seed_turns
 
     async def _fetch_from(self, volume: Volume, seed: Seed, source: str) -> None:
         uid = volume.metadata.uid

@@ -18,9 +18,10 @@ from primordia.kit.clock import Clock
 from primordia.kit.deadline import wait_event
 from primordia.kit.errors import PrimordiaError
 from primordia.kit.tasks import TaskSet
-from primordia.kit.units import parse_bytes, parse_duration_s
+from primordia.kit.units import parse_duration_s
 from primordia.node.volumes.copies.directory import Directory
 from primordia.node.volumes.copies.outgoing import Outgoing
+from primordia.node.volumes.copies.pace import bandwidth_of
 from primordia.node.volumes.copies.receiver import Reach
 from primordia.node.volumes.copies.sender import CopySender
 from primordia.node.volumes.keeper import VolumeKeeper
@@ -259,9 +260,8 @@ def _interval_s(owned: OwnedVolume) -> float:
 
 def _configure(sender: CopySender, owned: OwnedVolume) -> None:
     """The pace that the volume asks for; words that cannot be read are no limit, and were refused when they were written."""
-    wanted = owned.volume.spec.replication or Replication()
+    wanted, rate = owned.volume.spec.replication or Replication(), bandwidth_of(owned.volume)
     try:
-        rate = float(parse_bytes(wanted.bandwidth)) if wanted.bandwidth else 0.0
         sender.interval_s = parse_duration_s(wanted.interval) if wanted.interval else 0.0
     except ValueError:
         return
