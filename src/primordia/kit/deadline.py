@@ -44,9 +44,8 @@ async def _set(event: asyncio.Event) -> bool:
 
 async def _end(task: asyncio.Task[Any]) -> None:
     """Cancel a task that has not ended and wait until it has; a result that came too late is dropped."""
-    if task.done():
-        return
-    task.cancel()
-    await asyncio.wait({task})
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
     if not task.cancelled():
-        task.exception()
+        task.exception()  # it may have failed in the very moment in which its caller was cancelled
