@@ -22,7 +22,9 @@ from primordia.host import packages
 
 # What a user's own settings may be made of; sudo drops the rest.
 _KEPT = re.compile(
-    r"(PIP_|PRIMORDIA_|APT_|HYPOTHESIS_).*|(https?|no|all|ftp)_proxy|SSL_CERT_(FILE|DIR)|CI|YES|KEEP|NO_COLOR|TERM", re.I
+    r"(PIP_|PRIMORDIA_|APT_|HYPOTHESIS_).*|(https?|no|all|ftp)_proxy|SSL_CERT_(FILE|DIR)"
+    r"|CI|YES|KEEP|CYCLES|SEED|MINUTES|NO_COLOR|TERM",
+    re.I,
 )
 
 

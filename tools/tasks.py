@@ -99,12 +99,31 @@ def bench(root: Path, place: Path, arguments: list[str]) -> int:
     return primordia(root, place, ["bench", *(arguments or ["all"])])
 
 
+def probe(root: Path, place: Path, arguments: list[str]) -> int:
+    """Real faults on a soup of six nodes."""
+    return _module(root, place, "primordia.probe", arguments)
+
+
+def soak(root: Path, place: Path, arguments: list[str]) -> int:
+    """An engine that is hurt all the time."""
+    return _module(root, place, "primordia.probe.soak", arguments)
+
+
+def _module(root: Path, place: Path, name: str, arguments: Sequence[str]) -> int:
+    """Become a module of the clone's. Does not return."""
+    sys.stdout.flush()
+    python = str(place / "bin/python")
+    os.execve(python, [python, "-m", name, *arguments], settings(root, place))
+
+
 TASKS: dict[str, Task] = {
     "demo": Task(demo, announces=True),
     "test": Task(test, purpose="test"),
     "lint": Task(lint),
     "fmt": Task(fmt),
     "bench": Task(bench),
+    "probe": Task(probe, purpose="test"),
+    "soak": Task(soak, purpose="test"),
     "primordia": Task(primordia, needs_root=False),
     "install": Task(installation.install),
     "uninstall": Task(installation.uninstall),
