@@ -32,7 +32,7 @@ from primordia.kit.metrics import Metrics, Sample
 from primordia.ports.contexts import Contexts
 from primordia.registry.informer import Informer
 from primordia.registry.registry import Registry
-from primordia.wire.resources import Lifeform, Volume
+from primordia.wire.resources import Lifeform, Node, Volume
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +189,8 @@ class ApiServer:
     async def _act(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         if target.kind is Volume:
             return await volumes.act(request, target, self._services)
+        if target.kind is Node:
+            return await volumes.orphans(target, self._services)
         match target.subresource:
             case "fork":
                 return await boxes.fork(request, target, self._services)

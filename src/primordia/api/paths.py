@@ -12,7 +12,7 @@ from primordia.wire.boxes import BOXES, CLAIM, FORK, INTERNAL_CLAIMS, PROMOTE
 from primordia.wire.checks import is_label
 from primordia.wire.data import INTERNAL_VOLUMES
 from primordia.wire.kinds import root_of
-from primordia.wire.resources import BY_PLURAL, Context, Lifeform, Resource, Volume
+from primordia.wire.resources import BY_PLURAL, Context, Lifeform, Node, Resource, Volume
 from primordia.wire.streams import INTERNAL
 
 STREAMS: dict[str, tuple[str, ...]] = {
@@ -24,6 +24,7 @@ STREAMS: dict[str, tuple[str, ...]] = {
 }
 ACTIONS: dict[str, tuple[str, ...]] = {**dict.fromkeys((FORK, PROMOTE, BOXES, CLAIM), ("POST",)), **data.ACTIONS}
 _INTERNAL_DEPTH = INTERNAL.count("/")
+ACTIONS[data.ORPHANS] = ("GET",)
 _OF_VOLUMES = (*data.STREAMS, *data.ACTIONS)
 _MOST_LIMIT = 10_000
 _TRUE = ("true", "1", "")
@@ -34,7 +35,7 @@ class Target:
     """The object, list or subresource that a path names. No namespace in a list of a namespaced kind: all of them.
 
     `uid` is of a context of this very node, whose streams another node asks for; it has no name or namespace then. `here`
-    is for a volume that another node takes to be this node's.
+    is for a volume that another node takes to be this node's, or for all that this node keeps.
     Boxes are no kind: a claim is an action on the contexts of a namespace, or (for another node) of this node.
     """
 
@@ -70,6 +71,8 @@ def parse(raw_path: str) -> Target | None:
         return Target(Context, subresource=CLAIM)
     if raw_path.startswith(INTERNAL + "/"):
         return _internal(parts[_INTERNAL_DEPTH:])
+    if raw_path == data.INTERNAL_ORPHANS:
+        return Target(Node, subresource=data.ORPHANS, here=True)
     if raw_path.startswith(INTERNAL_VOLUMES + "/"):
         return _internal_volume(parts[_INTERNAL_DEPTH:])
     for depth in (2, 3):
@@ -120,6 +123,8 @@ def _is_name(name: str) -> bool:
 def _has_subresource(kind: type[Resource], subresource: str) -> bool:
     if subresource == "status":
         return "status" in kind.__struct_fields__
+    if subresource == data.ORPHANS:
+        return kind is Node
     if subresource in _OF_VOLUMES:
         return kind is Volume
     if subresource == PROMOTE:

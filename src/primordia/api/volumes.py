@@ -25,7 +25,7 @@ from primordia.registry import keys
 from primordia.wire import data as wire
 from primordia.wire.deltas import CONTENT_TYPE
 from primordia.wire.problems import InvalidResourceError, Problems
-from primordia.wire.resources import Volume
+from primordia.wire.resources import Node, Volume
 
 _LARGEST_BYTES = 16 * 1024
 _CHUNK = 256 * 1024
@@ -34,17 +34,26 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 async def act(request: web.BaseRequest, target: Target, services: Services) -> web.Response:
     """What takes a moment: snapshots, clones."""
-    volumes = await _owner(target, services)
     where = (target.namespace, target.name)
     if target.subresource == wire.CLONE:
         asked = await _read(request, wire.CloneRequest)
         _refuse(wire.problems_of_clone(asked), asked.name)
+        place = wire.orphan_place(asked.orphan)
+        volumes = await _owner(target, services) if place is None or target.here else _hosts(services).of(place[0])
         return document_answer(await volumes.clone(*where, asked), code=201)
+    volumes = await _owner(target, services)
     if request.method == "GET":
         return document_answer(await volumes.snapshots(*where))
     snapshot = await _read(request, wire.SnapshotRequest)
     _refuse(wire.problems_of_snapshot(snapshot), target.name)
     return document_answer(await volumes.snapshot(*where, snapshot), code=201)
+
+
+async def orphans(target: Target, services: Services) -> web.Response:
+    """What one node keeps of volumes that their owners never had."""
+    if not target.here:
+        await services.registry.get(Node, target.name)
+    return document_answer(await _hosts(services).of("" if target.here else target.name).orphans())
 
 
 async def stream(request: web.BaseRequest, target: Target, services: Services) -> web.StreamResponse:

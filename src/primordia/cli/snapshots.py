@@ -68,7 +68,7 @@ async def clone(options: Namespace) -> int:
     """A new volume with the same content."""
     async with client(options) as soup:
         name = await volume_named(soup, options.name, options.namespace)
-        done = await soup.clone(name, options.new, source=options.source, namespace=options.namespace)
+        done = await soup.clone(name, options.new, source=options.source, orphan=options.orphan, namespace=options.namespace)
     print(f"volume/{done.name} cloned on {done.node}: {human_bytes(done.size_bytes)} in {done.took_ms:.1f} ms")
     return 0
 

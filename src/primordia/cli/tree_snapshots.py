@@ -40,6 +40,7 @@ def _images(verbs: tree.Commands) -> None:
     clone.add_argument("name", metavar="NAME", help="a volume, or a lifeform that has one")
     clone.add_argument("new", metavar="NEW")
     _source(clone)
+    clone.add_argument("--orphan", default="", metavar="NODE/NUMBER", help="of what that node keeps (`volume ls --orphans`)")
     tree.client(clone)
 
     export = tree.add(verbs, "export", "snapshots:export", "write a volume's content into a file")

@@ -14,6 +14,9 @@ def add(commands: tree.Commands) -> None:
 
     list_ = tree.add(verbs, "ls", "volumes:list_", "list volumes, where they are and how good their copies are")
     list_.add_argument("-A", "--all-namespaces", action="store_true", help="of every namespace")
+    list_.add_argument(
+        "--orphans", action="store_true", help="instead, what nodes keep that a volume's owner never had, for it had died"
+    )
     tree.output(list_)
     tree.client(list_)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from primordia.cli import printing
+from primordia.cli import orphans, printing
 from primordia.cli.image import confirm
 from primordia.cli.output import Progress
 from primordia.cli.session import client
@@ -18,6 +18,8 @@ from primordia.wire.resources import Volume
 async def list_(options: Namespace) -> int:
     """Volumes: where they are, and how good their copies are."""
     where = printing.Where(options.namespace, options.all_namespaces)
+    if options.orphans:
+        return await orphans.list_(options)
     async with client(options) as soup:
         if options.output in ("json", "yaml", "name"):
             await printing.show_objects(soup, [(Volume, "")], where, options.output)

@@ -14,7 +14,7 @@ from primordia.client.errors import BrokenAnswerError
 from primordia.client.inside import ContextAccess
 from primordia.kit.errors import InvalidError
 from primordia.wire import data as wire
-from primordia.wire.resources import Volume
+from primordia.wire.resources import Node, Volume
 
 if TYPE_CHECKING:
     from primordia.client.disk_images import ImageReader, ImageWriter
@@ -53,10 +53,18 @@ class VolumeAccess(ContextAccess):
         """Give a volume an old snapshot's content. What runs with it is stopped for it, and started again."""
         return await self._ask(name, wire.RESTORE, wire.RestoreRequest(to=to), wire.Restored, _RESTORE_S, namespace)
 
-    async def clone(self, name: str, into: str, *, source: str = "", namespace: str = "") -> wire.Cloned:
-        """A new volume with the same content (of now, or of `source`), on the same node, in constant time."""
-        body = wire.CloneRequest(name=into, source=source)
+    async def clone(self, name: str, into: str, *, source: str = "", orphan: str = "", namespace: str = "") -> wire.Cloned:
+        """A new volume with the same content (of now, or of `source`), on the same node, in constant time.
+
+        `orphan` (NODE/NUMBER): with what that node keeps of the volume, and its owner never had.
+        """
+        body = wire.CloneRequest(name=into, source=source, orphan=orphan)
         return await self._ask(name, wire.CLONE, body, wire.Cloned, _MOMENT_S, namespace)
+
+    async def orphans(self, node: str) -> tuple[wire.Orphan, ...]:
+        """What a node keeps of volumes, and their owners never had."""
+        answer = await self.transport.request("GET", self._path(Node, "", node, wire.ORPHANS), timeout_s=_MOMENT_S)
+        return decode(wire.OrphanList, answer).items
 
     async def sync(self, name: str, *, timeout_s: float = 30.0, namespace: str = "") -> wire.SyncResult:
         """Return once everything written so far is durable on as many copies as the volume wants."""

@@ -26,7 +26,13 @@ class VolumeService(Protocol):
         """Give the disk an old snapshot's content, in a new epoch. What runs with it is stopped meanwhile."""
 
     async def clone(self, namespace: str, name: str, request: wire.CloneRequest) -> wire.Cloned:
-        """A new volume on this node with the same content, in constant time. AlreadyExistsError."""
+        """A new volume on this node with the same content, in constant time. AlreadyExistsError.
+
+        Of an orphan any node makes one that keeps it, whoever owns the volume.
+        """
+
+    async def orphans(self) -> wire.OrphanList:
+        """What this node keeps of any volume, and the volume's owner never had; and disks of volumes that are no more."""
 
     def export(self, namespace: str, name: str, source: str = "") -> AsyncIterator[bytes]:
         """A snapshot's content (`source`: a number or checkpoint; empty: of now), as `wire/imagestream.py` says.

@@ -13,8 +13,12 @@ from primordia.wire.problems import Problems
 
 SNAPSHOTS, RESTORE, CLONE, EXPORT, IMPORT, SYNC, SCRUB = "snapshots", "restore", "clone", "export", "import", "sync", "scrub"
 """Subresources of a volume."""
+ORPHANS = "orphans"
+"""Subresource of a node: what it keeps of volumes that their owners never had."""
 INTERNAL_VOLUMES = "/internal/v1/volumes"
 """Where a node answers for its own volumes to the other nodes: INTERNAL_VOLUMES/NAMESPACE/NAME/SUBRESOURCE."""
+INTERNAL_ORPHANS = f"{INTERNAL_VOLUMES}/{ORPHANS}"
+"""And for its orphans."""
 ACTIONS: dict[str, tuple[str, ...]] = {SNAPSHOTS: ("GET", "POST"), CLONE: ("POST",)}
 """Those that take a moment, and their methods."""
 STREAMS: dict[str, tuple[str, ...]] = {
@@ -84,10 +88,34 @@ class Restored(Wire, frozen=True, kw_only=True):
 
 
 class CloneRequest(Wire, frozen=True, kw_only=True):
-    """A new volume `name`, beside the old one, with the content of `source` (a number or checkpoint; empty: of now)."""
+    """A new volume `name`, beside the old one, with the content of `source` (a number or checkpoint; empty: of now).
+
+    With `orphan` (NODE/NUMBER) it is made on that node, of what is kept there and the volume's owner never had.
+    """
 
     name: str
     source: str = ""
+    orphan: str = ""
+
+
+class Orphan(Wire, frozen=True, kw_only=True):
+    """What a node keeps of a volume, and its owner never had: a snapshot that was put aside.
+
+    `snapshot` is None for a disk whose volume has no object any more: nothing is done with it, and it has no name.
+    """
+
+    uid: str
+    node: str
+    namespace: str = ""
+    name: str = ""
+    size_bytes: int = 0
+    snapshot: Snapshot | None = None
+
+
+class OrphanList(Wire, frozen=True, kw_only=True):
+    """One node's."""
+
+    items: tuple[Orphan, ...] = ()
 
 
 class Cloned(Wire, frozen=True, kw_only=True):
@@ -175,7 +203,19 @@ def problems_of_clone(request: CloneRequest) -> Problems:
     out = Problems()
     checks.check_subdomain(out, "name", request.name)
     _checkpoint(out, "source", request.source)
+    if request.orphan and request.source:
+        out.invalid("orphan", "cannot be asked for together with a source")
+    if request.orphan and orphan_place(request.orphan) is None:
+        out.invalid("orphan", "is not NODE/NUMBER, as `primordia volume ls --orphans` shows them")
     return out
+
+
+def orphan_place(words: str) -> tuple[str, int] | None:
+    """The node and the number that `NODE/NUMBER` names; None when it is nothing of the kind."""
+    node, _, number = words.partition("/")
+    if not node or len(node) > 253 or not (number.isascii() and number.isdecimal() and 0 < len(number) < 19):
+        return None
+    return node, int(number)
 
 
 def problems_of_import(request: ImportRequest) -> Problems:

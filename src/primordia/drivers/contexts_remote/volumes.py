@@ -47,6 +47,11 @@ class RemoteVolumes:
         """See the port."""
         return await self._ask(_path(namespace, name, wire.CLONE), request, wire.Cloned, ANSWER_WITHIN_S)
 
+    async def orphans(self) -> wire.OrphanList:
+        """See the port."""
+        async with self._peer.download_from(wire.INTERNAL_ORPHANS, []) as pieces:
+            return self._decoded(b"".join([piece async for piece in pieces]), wire.OrphanList)
+
     async def export(self, namespace: str, name: str, source: str = "") -> AsyncIterator[bytes]:
         """See the port."""
         path = _path(namespace, name, wire.EXPORT)

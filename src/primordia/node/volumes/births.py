@@ -48,6 +48,10 @@ class Births:
         self._notes = notes
         self._left = sorted(notes.glob(f"*{_ENDING}"))
 
+    def is_under_way(self, uid: str) -> bool:
+        """Whether content of that uid is waiting for its object."""
+        return self._place(uid).exists()
+
     async def want_free(self, namespace: str, name: str) -> None:
         """AlreadyExistsError when there is such a volume: better said before its content is copied."""
         try:

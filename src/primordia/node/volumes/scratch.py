@@ -25,6 +25,10 @@ class ScratchVolumes:
     def __init__(self, pool: Volumes) -> None:
         self._pool = pool
 
+    def owns(self, volume: str) -> bool:
+        """Whether a volume of that name is one of these."""
+        return volume.startswith((_FORK, _IMAGE))
+
     async def of(self, uid: str) -> str:
         """What the volume of that fork is called; empty when it has none."""
         name = f"{_FORK}{uid}"

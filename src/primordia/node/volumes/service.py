@@ -80,6 +80,9 @@ class NodeVolumes:
 
     async def clone(self, namespace: str, name: str, request: wire.CloneRequest) -> wire.Cloned:
         """See the port."""
+        place = wire.orphan_place(request.orphan)
+        if place is not None:
+            return await self._clone_orphan(namespace, name, request.name, place[1])
         owned = await self._here(namespace, name)
         await self._births.want_free(namespace, request.name)
         source = (
@@ -94,6 +97,29 @@ class NodeVolumes:
                 status = VolumeStatus(size_bytes=info.size_bytes)
                 await self._births.create(uid, Birth(namespace, request.name), spec, status)
         return wire.Cloned(name=request.name, uid=uid, node=self._node, size_bytes=info.size_bytes, took_ms=round(took_ms, 3))
+
+    async def orphans(self) -> wire.OrphanList:
+        """See the port."""
+        found: list[wire.Orphan] = []
+        known = {volume.metadata.uid: volume for volume in await self._every_volume()}
+        for info in await self._keeper.pool.list():
+            volume = known.get(info.name)
+            if volume is None:
+                if info.written_here and not self._keeper.scratch.owns(info.name) and not self._births.is_under_way(info.name):
+                    found.append(wire.Orphan(uid=info.name, node=self._node, size_bytes=info.size_bytes))
+                continue
+            for manifest in await self._keeper.pool.tails(info.name) if info.tails else ():
+                found.append(
+                    wire.Orphan(
+                        uid=info.name,
+                        node=self._node,
+                        namespace=volume.metadata.namespace,
+                        name=volume.metadata.name,
+                        size_bytes=manifest.size_bytes,
+                        snapshot=told(manifest),
+                    )
+                )
+        return wire.OrphanList(items=tuple(found))
 
     async def export(self, namespace: str, name: str, source: str = "") -> AsyncIterator[bytes]:
         """See the port."""
@@ -137,6 +163,22 @@ class NodeVolumes:
         return await self.scrub_with(owned)
 
     # ------------------------------------------------------------ inside
+
+    async def _clone_orphan(self, namespace: str, name: str, new: str, number: int) -> wire.Cloned:
+        """A volume of its own from what was put aside here; it stays aside, too."""
+        volume = await self._registry.get(Volume, name, namespace)
+        await self._births.want_free(namespace, new)
+        async with self._births.of(namespace, new) as uid:
+            begun_s = time.perf_counter()
+            info = await self._keeper.pool.clone(volume.metadata.uid, uid, number=number, tail=True)
+            took_ms = (time.perf_counter() - begun_s) * 1000
+            spec, status = _unowned(volume.spec, info.size_bytes), VolumeStatus(size_bytes=info.size_bytes)
+            await self._births.create(uid, Birth(namespace, new), spec, status)
+        return wire.Cloned(name=new, uid=uid, node=self._node, size_bytes=info.size_bytes, took_ms=round(took_ms, 3))
+
+    async def _every_volume(self) -> tuple[Volume, ...]:
+        """As the store has them: one that a cache has not heard of would be taken for no more."""
+        return (await self._registry.list(Volume)).items
 
     async def _here(self, namespace: str, name: str) -> OwnedVolume:
         """The volume, whose disk is here. NotFoundError, ConflictError."""
