@@ -9,6 +9,7 @@ was promised on the dead one is given up with it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -160,6 +161,8 @@ class FailoverController:
         pause: float | None = None
         try:
             await self._remains.forget_holdings()
+            # As they are now, and for the whole pass: a page changes under whoever waits.
+            pages = {name: dataclasses.replace(page) for name, page in pages.items() if page.dead and (name, page.life) in lives}
             estates = self._estates(pages)
             lost = self._lost(estates)
             actions = plan(lost, self._view(pages), self._timings, now)

@@ -33,8 +33,12 @@ _OVER = ("Succeeded", "Failed")
 
 
 def death_guards(page: Page) -> tuple[Compare, ...]:
-    """That the node is as dead as the page says: what everything about what it left rests on."""
-    return *dead_guards(page.node, page.life), Compare(death_key(page.node), "mod", page.death_revision)
+    """That the node is as dead as the page says: what everything about what it left rests on.
+
+    The life is the one that the death names: the page's own may be a later one by now, of which nobody has said that it is over.
+    """
+    life = page.death.life if page.death is not None else 0
+    return *dead_guards(page.node, life), Compare(death_key(page.node), "mod", page.death_revision)
 
 
 class Remains:

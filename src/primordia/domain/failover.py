@@ -277,7 +277,10 @@ class _Planner:
         if held is None:
             lost_s = max(0.0, dead.last_sign_s - volume.born_s) if volume.begun else 0.0
             return Taken(volume.name, None, number, lost_s, not volume.begun)
-        lost_s = max(0.0, dead.last_sign_s - (held.at_s or volume.born_s))
+        # A time long after the last sign of life is one of a clock that goes wrong: it says nothing.
+        is_time = 0 < held.at_s <= dead.last_sign_s + self._timings.ttl_s
+        cut_s = held.at_s if is_time else volume.born_s
+        lost_s = max(0.0, dead.last_sign_s - cut_s)
         if held.node in volume.in_sync:
             # Nothing is cut while nothing changes: an old snapshot that was in sync is a recent one.
             lost_s = min(lost_s, self._timings.ttl_s + volume.interval_s)

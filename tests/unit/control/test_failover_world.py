@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
-from primordia.domain.lease import lease_key
-from primordia.ports.store import Put
-from primordia.registry.lives import HOLDINGS
+from primordia.control.lifebook import Page
+from primordia.control.remains import death_guards
+from primordia.domain.lease import death_key, lease_key, life_key
+from primordia.ports.store import Compare, Put
+from primordia.registry.lives import HOLDINGS, Death
 from primordia.registry.ownership import Owner, owner_key, read_owner
 from primordia.sim.objects import make_lifeform, make_node
 from primordia.testing.survival import SurvivalWorld, play_survival
 from primordia.wire.conditions import find
 from primordia.wire.meta import ObjectMeta
-from primordia.wire.resources import Context, ContextSpec, ContextTemplate, Lifeform, Recovery, Soup
+from primordia.wire.resources import Context, ContextSpec, ContextTemplate, Lifeform, Recovery, Soup, Volume
+from primordia.wire.volumes import holder_finalizer
 
 
 def test_a_lifeform_goes_on_from_its_copy_in_the_next_epoch_and_says_so() -> None:
@@ -188,6 +192,35 @@ def test_data_without_a_copy_waits_for_its_node_and_goes_on_there() -> None:
         assert (await world.death(owner)) is not None, "kept until the next one"
 
     play_survival(story, (make_node("n1", pool="10Gi"), make_node("n2")))
+
+
+def test_data_of_which_only_its_node_has_spoken_counts_as_begun() -> None:
+    """A node says that it holds a volume before it makes the disk, and how large that is only later."""
+
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(world.moved("shop", 1))
+        owner = (await world.the("shop")).status.node
+        held = (holder_finalizer(owner),)
+        await world.sure.mutate(
+            Volume,
+            "shop.main",
+            "default",
+            lambda volume: replace(volume, metadata=replace(volume.metadata, finalizers=held)),
+        )
+        await world.power_off(owner)
+        await world.until(world.waits("shop", "WaitingForCopies"))
+
+    play_survival(story)
+
+
+def test_a_death_says_nothing_of_a_later_life() -> None:
+    page = Page("n1", 0.0, life=9, death=Death(life=5, by="node"), death_revision=7)
+    assert death_guards(page) == (
+        Compare(lease_key("n1"), "create", 0),
+        Compare(life_key("n1"), "mod", 5),
+        Compare(death_key("n1"), "mod", 7),
+    )
 
 
 def test_data_without_a_copy_begins_empty_where_the_manifest_allows_that() -> None:

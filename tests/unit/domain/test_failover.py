@@ -192,6 +192,9 @@ def test_what_was_lost_is_counted_to_the_last_sign_of_life() -> None:
     assert isinstance(quiet, Recover) and quiet.lost_s == USUAL.ttl_s + 1, "nothing was cut, for nothing had changed"
     fresh = one(lost(volume(held("n2", 10, at_s=DIED_S + 3))))
     assert isinstance(fresh, Recover) and fresh.lost_s == 0, "clocks differ"
+    ahead = lost(volume(held("n2", 10, at_s=DIED_S + 3600), born_s=DIED_S - 500))
+    wrong = one(ahead)
+    assert isinstance(wrong, Recover) and wrong.lost_s == 500, "a clock that is an hour ahead says nothing"
 
 
 def test_a_standing_lifeform_needs_no_memory() -> None:
