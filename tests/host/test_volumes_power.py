@@ -15,9 +15,14 @@ import pytest
 
 from primordia.drivers.volumes_btrfs import ioctl
 from primordia.drivers.volumes_memory import MemoryVolumes
+from primordia.node.volumes.disks import Disks
 from primordia.testing.volumes import BLOCK, RealPool, carry, content, put, real_pool, stream
 
 SIZE = 1 << 20
+
+
+def block(letter: bytes) -> bytes:
+    return letter * BLOCK
 
 
 @pytest.fixture
@@ -81,6 +86,56 @@ async def test_a_build_without_fsync_is_seen(pool: RealPool, owner: MemoryVolume
     assert info is not None
     assert (info.newest, info.pending) == (1, 0), "a lost acknowledgement would go unnoticed"
     await carry(owner, pool.volumes, "a", 2, since=1)
+
+
+async def test_an_owner_whose_power_was_cut_lets_its_disk_go_and_loses_nothing_that_was_flushed(
+    pool: RealPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the moment of a second cut, while that goes on: what was flushed is in a snapshot, or put aside as a tail."""
+    await pool.volumes.create("own", SIZE)
+    await put(await pool.volumes.disk("own", epoch=2), 0, block(b"1"))
+    await pool.volumes.cut("own", epoch=2)
+    await put(await pool.volumes.disk("own"), BLOCK, block(b"f"))
+    await put(await pool.volumes.disk("own"), 9 * BLOCK, block(b"u"), flush=False)
+    await pool.cut_power()
+    flushed = block(b"1") + block(b"f") + bytes(SIZE - 2 * BLOCK)
+    assert (await pool.volumes.disk("own")).read_bytes() == flushed
+    pictures: list[Path] = []
+
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            pictures.append(pool.picture(str(len(pictures))))
+            return real(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as watch:
+        watch.setattr(os, "fsync", watched(os.fsync))
+        watch.setattr(Path, "rename", watched(Path.rename))
+        watch.setattr(Path, "unlink", watched(Path.unlink))
+        watch.setattr(ioctl, "snapshot", watched(ioctl.snapshot))
+        await disks_of(pool, tmp_path).hand_back("own", 2)
+    info = await pool.volumes.find("own")
+    assert info is not None
+    assert (info.written_here, info.newest, info.tails) == (False, 1, (2,))
+    pictures.append(pool.picture("end"))
+    assert len(pictures) > 10
+
+    for step, picture in enumerate(pictures):
+        await pool.become(picture)
+        await disks_of(pool, tmp_path).hand_back("own", 2)
+        info = await pool.volumes.find("own")
+        assert info is not None
+        assert not info.written_here
+        numbers = [each.number for each in await pool.volumes.snapshots("own")]
+        assert (numbers, info.tails) in (([1, 2], ()), ([1], (2,))), step
+        await pool.volumes.clone("own", "seen", number=2, tail=bool(info.tails))
+        assert (await pool.volumes.disk("seen")).read_bytes() == flushed, step
+
+
+def disks_of(pool: RealPool, folder: Path) -> Disks:
+    unused: Any = None
+    return Disks(pool.volumes, unused, "n1", make_filesystem=unused, grow_guest=unused, intents=folder / "intents")
 
 
 async def test_a_power_cut_between_any_two_steps(pool: RealPool, owner: MemoryVolumes, monkeypatch: pytest.MonkeyPatch) -> None:
