@@ -162,7 +162,8 @@ class FailoverController:
         try:
             await self._remains.forget_holdings()
             # As they are now, and for the whole pass: a page changes under whoever waits.
-            pages = {name: dataclasses.replace(page) for name, page in pages.items() if page.dead and (name, page.life) in lives}
+            still = [(name, page) for name, page in pages.items() if page.dead and (name, page.life) in lives]
+            pages = {name: dataclasses.replace(page) for name, page in still}
             estates = self._estates(pages)
             lost = self._lost(estates)
             actions = plan(lost, self._view(pages), self._timings, now)

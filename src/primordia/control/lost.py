@@ -30,7 +30,7 @@ from primordia.wire.resources import (
     Resource,
     Volume,
 )
-from primordia.wire.volumes import LastSync, VolumeStatus, holder_finalizer
+from primordia.wire.volumes import LastSync, RestoredFrom, VolumeStatus, holder_finalizer
 
 _DEFAULT = Recovery()
 _OVER = ("Succeeded", "Failed")
@@ -161,7 +161,9 @@ def taken_over(
     for before, fresh in bound_volumes(after, volumes, name, epoch):
         wanted = fresh
         if before is not None:
-            wanted = msgspec.structs.replace(fresh, status=_taken_status(before, fresh.status, parts, node, nodes))
+            began = _began(before, epoch, parts.get(before.metadata.name), now)
+            held = msgspec.structs.replace(_taken_status(before, fresh.status, parts, node, nodes), restored_from=began)
+            wanted = msgspec.structs.replace(fresh, status=held)
         bound[wanted.spec.context] = wanted
         pairs.append((before, wanted))
     if any(before is None for before, _ in pairs):
@@ -206,6 +208,20 @@ def _taken_status(
         return msgspec.structs.replace(status, number=0, size_bytes=0, used_bytes=0, last_sync=None, checkpoints=())
     synced = LastSync(epoch=taken.held.epoch, number=taken.held.number, copies=(owner.metadata.name,))
     return msgspec.structs.replace(status, number=taken.held.number, last_sync=synced)
+
+
+def _began(before: Volume, epoch: int, taken: Taken | None, now: str) -> RestoredFrom | None:
+    """How the volume's epoch begins; None where there was nothing yet that could have been lost."""
+    if taken is None:
+        return None
+    return RestoredFrom(
+        epoch=epoch,
+        node=before.status.node,
+        number=taken.held.number if taken.held is not None else 0,
+        lost_seconds=round(taken.lost_s, 3),
+        allow_loss=not taken.sufficient,
+        at=now,
+    )
 
 
 def remaining_replicas(volume: Volume, owner: Node, nodes: Mapping[str, Node]) -> tuple[str, ...]:

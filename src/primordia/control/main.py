@@ -18,6 +18,7 @@ from primordia.control.lifeforms import LifeformController
 from primordia.control.queue import WorkQueue
 from primordia.control.scheduler import Key, Scheduler, index_key
 from primordia.control.volumes import VolumeController
+from primordia.domain.timings import Timings
 from primordia.kit.clock import Clock
 from primordia.kit.errors import ConflictError, NotFoundError, PrimordiaError
 from primordia.registry.codec import Change
@@ -46,6 +47,7 @@ class Controllers:
         workers: int = 4,
         rng: random.Random | None = None,
         deaths: DeathWatch | None = None,
+        timings: Timings = Timings(),  # noqa: B008 (frozen)
     ) -> None:
         self._informers = informers
         self._lifeforms = informers.of(Lifeform)
@@ -55,7 +57,7 @@ class Controllers:
         self.queue: WorkQueue[Key] = WorkQueue(clock, rng)
         self.scheduler = Scheduler(informers, self.queue.add)
         self.boxes = BoxController(registry, informers, self.scheduler.ledger, WorkQueue(clock, rng))
-        self.volumes = VolumeController(registry, informers, WorkQueue(clock, rng), self.queue.add, events, clock)
+        self.volumes = VolumeController(registry, informers, WorkQueue(clock, rng), self.queue.add, events, clock, timings)
         self._controller = LifeformController(registry, informers, self.scheduler, events, clock)
         self.failover = (
             FailoverController(registry, informers, self.scheduler, deaths, events, self.queue.add)

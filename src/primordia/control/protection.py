@@ -1,8 +1,9 @@
 """How many copies a volume is to have, who holds them, and whether it is protected. Pure.
 
 A copy that was placed stays where it is, also while its node is away or full: its data is there, and seeding another for
-every reboot would cost more than it saves. It goes elsewhere when its node has left the soup, or when it no longer lies
-apart from the owner and the others.
+every reboot would cost more than it saves. It goes elsewhere when its node has left the soup or has been dead for long, or
+when it no longer lies apart from the owner and the others. One that is lost and has nowhere else to go keeps its place: its
+node may come back.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 from primordia.domain.conditions import Verdict
 from primordia.domain.copies import CopyPlacement, CopyRequest, Holder, place_copies
 from primordia.kit.units import parse_bytes, parse_duration_s
-from primordia.wire.conditions import holds
+from primordia.wire.conditions import holds, is_dead
 from primordia.wire.meta import LABEL_RACK, LABEL_SEGMENT
 from primordia.wire.resources import Node, Volume
-from primordia.wire.volumes import Replication, VolumeCopy
+from primordia.wire.volumes import Replication, VolumeCopy, holder_finalizer
 
 OVERCOMMIT = 4
 """Disks are thin: of volumes and copies a pool may be promised so many times its size, while there is room for the next one."""
@@ -29,16 +30,20 @@ DEFAULT = Replication()
 
 @dataclass(frozen=True)
 class Copies:
-    """What is decided about a volume's copies: how many are wanted, who holds them, and what there is to say of it."""
+    """What is decided about a volume's copies: how many are wanted, who holds them, and what there is to say of it.
+
+    `lost` are those of them that are no copies any more unless their nodes come back.
+    """
 
     wanted: int
     nodes: tuple[str, ...]
     message: str
+    lost: frozenset[str] = frozenset()
 
     @property
     def short(self) -> bool:
         """Whether a change of the nodes may allow more."""
-        return len(self.nodes) < self.wanted
+        return len(self.nodes) - len(self.lost) < self.wanted
 
 
 def holder_of(node: Node, promised_bytes: int = 0, copies: int = 0) -> Holder:
@@ -78,23 +83,42 @@ def wanted_copies(volume: Volume, racks: int, present: int = 0) -> int:
     return mirror if mirror is not None else int(racks >= 2 or present > 0)
 
 
-def choose_copies(volume: Volume, holders: Mapping[str, Holder], racks: int) -> Copies:
-    """Who holds the copies of a volume that has an owner: those who do, as far as they may, and others for the rest."""
-    present = frozenset(name for name in volume.status.replicas if name in holders)
-    wanted = wanted_copies(volume, racks, len(present))
+def choose_copies(
+    volume: Volume,
+    holders: Mapping[str, Holder],
+    racks: int,
+    *,
+    lost: frozenset[str] = frozenset(),
+    company: frozenset[str] = frozenset(),
+) -> Copies:
+    """Who holds the copies of a volume that has an owner: those who do, as far as they may, and others for the rest.
+
+    `lost` are nodes that have been dead for long, `company` those that hold the copies of its lifeform's other volumes.
+    """
+    kept = tuple(name for name in volume.status.replicas if name in holders)
+    present = frozenset(kept) - lost
+    wanted = wanted_copies(volume, racks, len(kept))
     if not wanted:
         return Copies(0, (), "")
     owner = holders.get(volume.status.node)
     if owner is None or not (owner.segment and owner.rack):
-        kept = tuple(name for name in volume.status.replicas if name in present)
         return Copies(wanted, kept, f"Its owner's node {volume.status.node} is not in the soup, or of no rack.")
     seen = [_staying(each) if each.name in present else each for each in holders.values()]
     size = parse_bytes(volume.spec.size)
-    request = CopyRequest(volume.status.node, size, wanted, replication_of(volume).spread, present)
+    request = CopyRequest(
+        volume.status.node, size, wanted, replication_of(volume).spread, present, holding_of(volume, holders), company
+    )
     placement: CopyPlacement = place_copies(request, seen)
-    staying = [name for name in volume.status.replicas if name in placement.nodes]
+    staying = [name for name in kept if name in placement.nodes]
     added = [name for name in placement.nodes if name not in staying]
-    return Copies(wanted, (*staying, *added), placement.message if placement.short else "")
+    nowhere = [name for name in kept if name in lost and _lies_apart(name, (*staying, *added, owner.name), holders, request)]
+    nodes = (*staying, *added, *nowhere[: placement.short])
+    return Copies(wanted, nodes, placement.message if placement.short else "", frozenset(nodes) & lost)
+
+
+def holding_of(volume: Volume, nodes: Iterable[str]) -> frozenset[str]:
+    """Which of these nodes have data of the volume: each has put its finalizer there before its first byte."""
+    return frozenset(name for name in nodes if holder_finalizer(name) in volume.metadata.finalizers)
 
 
 def choose_owner(size_bytes: int, holders: Iterable[Holder]) -> str:
@@ -123,6 +147,15 @@ def protection(volume: Volume, copies: Copies, nodes: Mapping[str, Node]) -> Ver
     return Verdict("Protected", "True", "Protected", f"{good} {_copies(good)} on other racks: {where}.")
 
 
+def _lies_apart(name: str, others: Iterable[str], holders: Mapping[str, Holder], request: CopyRequest) -> bool:
+    sites = [_site(holders[other], request.spread) for other in others]
+    return _site(holders[name], request.spread) not in sites
+
+
+def _site(holder: Holder, spread: str) -> tuple[str, ...]:
+    return (holder.segment,) if spread == "segment" else (holder.segment, holder.rack)
+
+
 def _staying(holder: Holder) -> Holder:
     """One that holds a copy, as if all were well with it."""
     return dataclasses.replace(holder, ready=True, healthy=True)
@@ -137,6 +170,8 @@ def _why_none(volume: Volume) -> str:
 def _worry(name: str, copy: VolumeCopy | None, node: Node | None, far_s: float) -> str:
     """What is wrong with a copy; empty when it is good."""
     where = f"{name} ({_rack(node)})"
+    if node is not None and is_dead(node.status.conditions):
+        return f"the copy on {where} is on a dead node"
     if copy is None:
         return f"nothing is known yet of the copy on {where}"
     if copy.state in ("InSync", "Behind"):

@@ -35,7 +35,7 @@ _OVER = ("Succeeded", "Failed")
 def death_guards(page: Page) -> tuple[Compare, ...]:
     """That the node is as dead as the page says: what everything about what it left rests on.
 
-    The life is the one that the death names: the page's own may be a later one by now, of which nobody has said that it is over.
+    The life is the one that the death names: the page's own may be a later one by now, and that is not over.
     """
     life = page.death.life if page.death is not None else 0
     return *dead_guards(page.node, life), Compare(death_key(page.node), "mod", page.death_revision)

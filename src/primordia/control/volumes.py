@@ -8,6 +8,7 @@ leaves alone what the owner's daemon says.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
@@ -18,6 +19,7 @@ from primordia.control.protection import Copies, choose_copies, choose_owner, ho
 from primordia.control.queue import WorkQueue
 from primordia.domain.conditions import Verdict
 from primordia.domain.copies import Holder
+from primordia.domain.timings import Timings
 from primordia.kit.clock import Clock
 from primordia.kit.units import parse_bytes
 from primordia.registry.codec import Change
@@ -25,7 +27,7 @@ from primordia.registry.events import EventRecorder
 from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
 from primordia.registry.rules import timestamp
-from primordia.wire.conditions import find, is_silent, merge
+from primordia.wire.conditions import dead_since, find, is_dead, is_silent, merge
 from primordia.wire.resources import Lifeform, Node, Volume
 from primordia.wire.volume_rules import lifeform_named_by, uses
 from primordia.wire.volumes import VolumeStatus, holder_finalizer, owned_by
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 Key = tuple[str, str]
 _ROOM_STEP = 16 * 2**20
 _NO_COPIES = Copies(0, (), "")
+_DEFAULT = Timings()
+_ROUNDED_S = 1.0
+"""Conditions tell whole seconds."""
 
 
 class VolumeController:
@@ -48,8 +53,10 @@ class VolumeController:
         wake: Callable[[Key], None],
         events: EventRecorder,
         clock: Clock,
+        timings: Timings = _DEFAULT,
     ) -> None:
         self.queue = queue
+        self._reprotect_after_s = timings.reprotect_after_s
         self._wake = wake
         self._registry = registry
         self._events = events
@@ -126,7 +133,7 @@ class VolumeController:
                 volume = await self._registry.amend(volume, spec)
                 self._volumes.learn(volume)
         owned = msgspec.structs.replace(volume, status=self._owned(volume, user))
-        copies = self._copies(owned) if owned.status.node else _NO_COPIES
+        copies = self._copies(owned, user) if owned.status.node else _NO_COPIES
         self._remember(key, owned, copies)
         phase = _phase(owned, user, self._nodes.get(owned.status.node))
         nodes = {name: node for name in copies.nodes if (node := self._nodes.get(name)) is not None}
@@ -140,14 +147,43 @@ class VolumeController:
         node = choose_owner(parse_bytes(volume.spec.size), self._holders(volume, self._nodes.items()).values())
         return owned_by(status, node, status.epoch + 1) if node else status
 
-    def _copies(self, volume: Volume) -> Copies:
+    def _copies(self, volume: Volume, user: Lifeform | None) -> Copies:
         """Who holds its copies. Mostly those who do, and then the other nodes are not looked at."""
         near = self._holders(volume, filter(None, map(self._nodes.get, sorted(_holders(volume)))))
-        copies = choose_copies(volume, near, 0)
+        lost = self._lost(volume)
+        copies = choose_copies(volume, near, 0, lost=lost)
         if copies.nodes and not copies.short:
             return copies
         holders = self._holders(volume, self._nodes.items())
-        return choose_copies(volume, holders, _racks(holders))
+        return choose_copies(volume, holders, _racks(holders), lost=lost, company=self._company(volume, user))
+
+    def _lost(self, volume: Volume) -> frozenset[str]:
+        """Its copies' nodes that have been dead for so long that their copies do not count any more.
+
+        None while its owner is silent, who would have to feed another. For one that is dead for less there is another look.
+        """
+        owner = self._nodes.get(volume.status.node)
+        if owner is None or is_silent(owner.status.conditions):
+            return frozenset()
+        now, lost, soonest_s = self._clock.wall().timestamp(), set(), math.inf
+        for name in volume.status.replicas:
+            node = self._nodes.get(name)
+            since_s = dead_since(node.status.conditions) if node is not None else None
+            if since_s is None:
+                continue
+            left_s = since_s + self._reprotect_after_s - now
+            if left_s <= 0:
+                lost.add(name)
+            soonest_s = min(soonest_s, left_s if left_s > 0 else math.inf)
+        if soonest_s < math.inf:
+            self.queue.add_after((volume.metadata.namespace, volume.metadata.name), soonest_s + _ROUNDED_S)
+        return frozenset(lost)
+
+    def _company(self, volume: Volume, user: Lifeform | None) -> frozenset[str]:
+        """Who holds the copies of its lifeform's other volumes: a failover wants all of them in one place."""
+        names = (volume_name(user, context) for context in templates_with_data(user)) if user is not None else ()
+        others = (self._volumes.get(name, volume.metadata.namespace) for name in names if name != volume.metadata.name)
+        return frozenset(node for each in others if each is not None for node in each.status.replicas)
 
     async def _write(self, stored: Volume, owned: Volume, phase: str, copies: Copies, verdict: Verdict) -> None:
         """Write what is decided, if it is news, in place of what it was decided from; tell of it."""
@@ -232,7 +268,8 @@ def _binding(volume: Volume | None) -> object:
 
 def _standing(node: Node) -> object:
     """What of a node matters to the volumes it holds."""
-    return node.metadata.labels, node.metadata.deletion_timestamp, is_silent(node.status.conditions)
+    said = node.status.conditions
+    return node.metadata.labels, node.metadata.deletion_timestamp, is_silent(said), is_dead(said)
 
 
 def _room(node: Node) -> object:

@@ -4,8 +4,9 @@ Hard rules (G5), never bent: each copy on a rack of its own and none on the owne
 `spread: segment`); a node that does not know its rack and segment holds none; a copy fits above the pool's reserve. Where
 the rules leave too few places the answer is short and names the rule. Racks are told apart by segment and name.
 
-Copies that lie well stay. For the others the emptiest pool wins, then the one with the fewest copies, then the name. One
-rack takes one copy, so the best node of each of the best racks is the best choice of all.
+Copies that lie well stay. For the others a node wins that has data of the volume already, then one that has copies of what
+belongs to it (so that one node can take over all of a lifeform), then the emptiest pool, the one with the fewest copies, the
+name. One rack takes one copy, so the best node of each of the best racks is the best choice of all.
 """
 
 from __future__ import annotations
@@ -38,13 +39,18 @@ class Holder:
 
 @dataclass(frozen=True)
 class CopyRequest:
-    """`count` copies besides the owner's, each of up to `size_bytes`. `present` are nodes that hold one already."""
+    """`count` copies besides the owner's, each of up to `size_bytes`. `present` are nodes that are to hold one already.
+
+    `holding` are those that have data of it, whether they were to or not, `company` those of the copies that belong to it.
+    """
 
     owner: str
     size_bytes: int
     count: int
     spread: Spread = "rack"
     present: frozenset[str] = frozenset()
+    holding: frozenset[str] = frozenset()
+    company: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -117,9 +123,10 @@ def _knows_its_place(holder: Holder) -> bool:
     return bool(holder.segment and holder.rack)
 
 
-def _preference(holder: Holder, request: CopyRequest) -> tuple[bool, float, int, str]:
-    share = (holder.free_bytes - request.size_bytes) / holder.total_bytes if holder.total_bytes > 0 else 0.0
-    return holder.name not in request.present, -share, holder.copies, holder.name
+def _preference(holder: Holder, request: CopyRequest) -> tuple[bool, bool, bool, float, int, str]:
+    share, name = (holder.free_bytes - request.size_bytes) / holder.total_bytes if holder.total_bytes > 0 else 0.0, holder.name
+    known = name not in request.present, name not in request.holding, name not in request.company
+    return (*known, -share, holder.copies, name)
 
 
 def _refusal(holder: Holder, request: CopyRequest, taken: Collection[Site]) -> str:
@@ -136,7 +143,7 @@ def _refusal(holder: Holder, request: CopyRequest, taken: Collection[Site]) -> s
         return ""  # it holds the data already: neither cordon nor room speak against that
     if holder.unschedulable:
         return "cordoned"
-    if holder.free_bytes < request.size_bytes:
+    if holder.free_bytes < request.size_bytes and holder.name not in request.holding:
         return f"without {human_bytes(request.size_bytes)} free above the reserve"
     return ""
 

@@ -210,6 +210,51 @@ async def test_only_nodes_use_the_paths_between_nodes_and_no_node_any_other(sett
             assert bad.status == 400
 
 
+async def test_orphans_are_listed_and_become_volumes_of_their_own(
+    setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owned = await setting.world.volume("a")
+    await with_room(setting)
+    pool, config = setting.world.pool, tmp_path / "config"
+    save(config, setting.api.admin)
+
+    async def run(*words: str) -> tuple[int, str, str]:
+        code = await asyncio.to_thread(cli, ["volume", *words, "--client-config", str(config)])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    assert await run("ls", "--orphans") == (0, "There are no orphans.\n", "")
+    for letter in (b"a", b"b"):
+        await put(await pool.disk(owned.uid), 0, letter * BLOCK)
+        await pool.cut(owned.uid, epoch=1)
+    await pool.quarantine(owned.uid, 2, tail=True)
+    await pool.create("nobodys", SIZE)
+    await pool.create("fork-x", SIZE)
+    tail, stray = await setting.client.orphans("n1")
+    assert (tail.namespace, tail.name, tail.node, tail.uid) == (NS, "a", "n1", owned.uid)
+    assert tail.snapshot is not None
+    assert (tail.snapshot.number, tail.snapshot.epoch, tail.size_bytes) == (2, 1, SIZE)
+    assert (stray.uid, stray.name, stray.snapshot) == ("nobodys", "", None)
+    code, out, _ = await run("ls", "--orphans")
+    head, first, second = (line.split() for line in out.splitlines())
+    assert (code, head[:4]) == (0, ["NAMESPACE", "VOLUME", "NODE", "NUMBER"])
+    assert first[:5] == [NS, "a", "n1", "2", "1"] and second[1] == "nobodys"
+    assert (await run("ls", "--orphans", "-o", "name"))[1] == "n1/2\n"
+    assert [each["uid"] for each in json.loads((await run("ls", "--orphans", "-o", "json"))[1])] == [owned.uid, "nobodys"]
+
+    code, out, _ = await run("clone", "a", "b", "--orphan", "n1/2")
+    assert (code, "volume/b cloned on n1" in out) == (0, True)
+    made = await setting.world.registry.get(Volume, "b", NS)
+    assert (await pool.disk(made.metadata.uid)).read_bytes()[:BLOCK] == b"b" * BLOCK
+    assert (made.status.node, made.status.phase, made.spec.lifeform) == ("n1", "Available", "")
+    assert len(await setting.client.orphans("n1")) == 2, "it stays until the volume is destroyed"
+    for words, why in ((("n1/7",), "put aside"), (("n1",), "NODE/NUMBER"), (("n1/2", "--from", "1"), "together")):
+        code, _, err = await run("clone", "a", "c", "--orphan", *words)
+        assert code != 0 and why in err and "Traceback" not in err
+    with pytest.raises(NotFoundError):
+        await setting.client.orphans("nowhere")
+
+
 async def test_the_command_line(setting: Setting, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     owned = await setting.world.volume("a")
     await with_room(setting)

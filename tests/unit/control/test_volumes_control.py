@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from primordia.kit.errors import NotFoundError
+from primordia.registry.rules import timestamp
 from primordia.sim.objects import make_lifeform, make_node, make_pool
 from primordia.testing.control import ControlWorld, phase_is, play
-from primordia.wire.conditions import find
+from primordia.wire.conditions import NODE_DEAD, find
 from primordia.wire.meta import Condition, ObjectMeta
 from primordia.wire.resources import Context, Lifeform, Node, Volume
 from primordia.wire.volumes import Data, Layout, Replication, VolumeCopy, VolumeSpec, VolumeStatus, holder_finalizer
@@ -349,6 +350,96 @@ def test_a_copy_stays_while_its_node_is_away_and_goes_elsewhere_when_that_leaves
         await world.sure.delete(Node, volume.status.node)
         await world.until(volume_is(world, lambda each: each.status.phase == "Unknown"))
         assert (await the_volume(world)).status.replicas == (other,)
+
+    play(story, nodes=RACKS)
+
+
+async def the_time(world: ControlWorld) -> str:
+    return timestamp(world.clock.wall())
+
+
+async def dies(world: ControlWorld, name: str) -> None:
+    said = Condition(type="Ready", status="False", reason=NODE_DEAD, last_transition_time=await the_time(world))
+    await change_node(world, name, conditions=(said,))
+
+
+async def lives(world: ControlWorld, name: str) -> None:
+    await change_node(world, name, conditions=(Condition(type="Ready", status="True"),))
+
+
+def test_a_copy_on_a_node_that_stays_dead_is_made_elsewhere() -> None:
+    async def story(world: ControlWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(volume_is(world, lambda volume: len(volume.status.replicas) == 1))
+        volume = await the_volume(world)
+        (holder,) = volume.status.replicas
+        (other,) = {"n1", "n2", "n3"} - {volume.status.node, holder}
+        await tell(world, copies=(VolumeCopy(node=holder, state="InSync"),))
+        await world.until(protection_is(world, "Protected"))
+        await dies(world, holder)
+        await world.until(protection_is(world, "Degraded"))
+        assert "is on a dead node" in _said(await the_volume(world))[1]
+        await world.clock.sleep(40)
+        assert (await the_volume(world)).status.replicas == (holder,), "it may only have been restarted"
+        await lives(world, holder)
+        await world.clock.sleep(100)
+        assert (await the_volume(world)).status.replicas == (holder,)
+        await dies(world, holder)
+        await world.until(volume_is(world, lambda each: each.status.replicas == (other,)))
+        await dies(world, other)
+        await world.clock.sleep(100)
+        assert (await the_volume(world)).status.replicas == (other,), "nowhere else is a place, and it may come back"
+        await lives(world, holder)
+        await world.until(volume_is(world, lambda each: each.status.replicas == (holder,)))
+
+    play(story, nodes=RACKS)
+
+
+def test_nothing_is_made_elsewhere_while_its_owner_is_dead() -> None:
+    async def story(world: ControlWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(volume_is(world, lambda volume: len(volume.status.replicas) == 1))
+        volume = await the_volume(world)
+        for name in (volume.status.node, *volume.status.replicas):
+            await dies(world, name)
+        await world.clock.sleep(300)
+        assert (await the_volume(world)).status.replicas == volume.status.replicas
+
+    play(story, nodes=RACKS)
+
+
+def test_who_holds_data_of_it_already_is_chosen_first() -> None:
+    async def story(world: ControlWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(volume_is(world, lambda volume: len(volume.status.replicas) == 1))
+        volume = await the_volume(world)
+        (holder,) = volume.status.replicas
+        (other,) = {"n1", "n2", "n3"} - {volume.status.node, holder}
+
+        def held(stored: Volume) -> Volume:
+            return msgspec.structs.replace(
+                stored, metadata=msgspec.structs.replace(stored.metadata, finalizers=(holder_finalizer(other),))
+            )
+
+        await world.sure.mutate(Volume, "shop.main", "default", held)
+        await world.sure.create(make_node("n4", rack="r4", pool="100Gi"))
+        await dies(world, holder)
+        await world.until(volume_is(world, lambda each: each.status.replicas == (other,)))
+
+    play(story, nodes=RACKS)
+
+
+def test_the_copies_of_one_lifeform_lie_together() -> None:
+    """So that one node holds all that a failover needs; the emptiest pool would be another one for the second."""
+
+    async def story(world: ControlWorld) -> None:
+        made = make_lifeform("shop", data="4Gi")
+        (main,) = made.spec.contexts
+        contexts = (main, msgspec.structs.replace(main, name="side"))
+        await world.sure.create(msgspec.structs.replace(made, spec=msgspec.structs.replace(made.spec, contexts=contexts)))
+        for name in ("shop.main", "shop.side"):
+            await world.until(volume_is(world, lambda volume: len(volume.status.replicas) == 1, name))
+        assert (await the_volume(world, "shop.main")).status.replicas == (await the_volume(world, "shop.side")).status.replicas
 
     play(story, nodes=RACKS)
 

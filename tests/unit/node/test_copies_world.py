@@ -18,6 +18,7 @@ from primordia.node.volumes.copies import sender as senders
 from primordia.testing.copies import CopyWorld, copy_world
 from primordia.testing.volumes import content, put, stream
 from primordia.wire.deltas import DeltaWriter, Part
+from primordia.wire.resources import Volume
 
 SIZE = 1 << 20
 
@@ -99,6 +100,24 @@ async def test_a_new_copy_is_fetched_from_a_copy_on_the_way(world: CopyWorld, mo
     await world.holds("n3", owned.uid, 1)
     assert world.nodes["n3"].links["n2"].carried > 0
     assert await content(world.nodes["n3"].pool, owned.uid, 1) == await content(world.nodes["n1"].pool, owned.uid, 1)
+
+
+async def test_a_new_copy_keeps_to_the_bandwidth(world: CopyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(senders, "PUSHED_WHOLE_BYTES", SIZE)
+    owned = await world.volume(replicas=("n2",), size=16 * SIZE)
+
+    def limited(volume: Volume) -> Volume:
+        replication = msgspec.structs.replace(volume.spec.replication, bandwidth="4Mi")
+        return msgspec.structs.replace(volume, spec=msgspec.structs.replace(volume.spec, replication=replication))
+
+    await write(world, owned.uid, 0, random.Random(3).randbytes(5 * SIZE))
+    await world.nodes["n1"].cutter.cut(owned)
+    await world.holds("n2", owned.uid, 1)
+    await world.registry.mutate(Volume, "data", "default", limited)
+    begun_s = world.clock.boottime()
+    await world.status(lambda status: msgspec.structs.replace(status, replicas=("n2", "n3")))
+    await world.holds("n3", owned.uid, 1)
+    assert world.clock.boottime() - begun_s > (5 - 4 / 4) / 4 * 0.9
 
 
 async def test_a_tail_that_the_owner_lacks_is_put_aside(world: CopyWorld) -> None:
