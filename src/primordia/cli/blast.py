@@ -1,15 +1,16 @@
 """What the loss of a rack would cost: the lifeforms whose data would be gone, or on its last copy. Pure.
 
-A copy counts when it is good: one that is still being made, or has failed, would not bring anything back.
+A copy counts when it is good: one that is still being made, has failed, or lies on a dead node would not bring anything back.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from primordia.domain.copies import Blast, Holder, blast_radius
+from primordia.wire.conditions import is_dead
 from primordia.wire.meta import LABEL_RACK, LABEL_SEGMENT
 from primordia.wire.resources import Node, Volume
 from primordia.wire.tables import volume_protection
@@ -19,10 +20,12 @@ _GOOD = ("InSync", "Behind")
 
 def blasts_of(nodes: Iterable[Node], volumes: Iterable[Volume]) -> dict[tuple[str, str], Blast]:
     """For each rack that holds data, by segment and name: what its loss would do."""
+    nodes = list(nodes)
     places = {node.metadata.name: _holder(node) for node in nodes}
+    dead = {node.metadata.name for node in nodes if is_dead(node.status.conditions)}
     found = [volume for volume in volumes if volume.status.node]
     owners = {_title(volume): _owner(volume) for volume in found}
-    blasts = blast_radius({_title(volume): _holders(volume, places) for volume in found})
+    blasts = blast_radius({_title(volume): _holders(volume, places, dead) for volume in found})
     return {(blast.segment, blast.rack): _by_owner(blast, owners) for blast in blasts}
 
 
@@ -65,10 +68,11 @@ def _by_owner(blast: Blast, owners: Mapping[str, str]) -> Blast:
     return Blast(blast.segment, blast.rack, tuple(sorted(lost)), tuple(sorted(last)))
 
 
-def _holders(volume: Volume, places: Mapping[str, Holder]) -> list[Holder]:
+def _holders(volume: Volume, places: Mapping[str, Holder], dead: Collection[str]) -> list[Holder]:
     """Who has the data: the owner, and every good copy that is to be there."""
     status = volume.status
-    names = {status.node, *(copy.node for copy in status.copies if copy.state in _GOOD and copy.node in status.replicas)}
+    good = {copy.node for copy in status.copies if copy.state in _GOOD and copy.node in status.replicas}
+    names = {status.node, *good.difference(dead)}
     return [places.get(name, Holder(name, "", "")) for name in sorted(names)]
 
 

@@ -87,10 +87,8 @@ def restored_words(began: RestoredFrom) -> str:
     """How the volume went on after its owner had died."""
     what = f"snapshot {began.number}" if began.number else "nothing: it began empty"
     accepted = ", which was accepted" if began.allow_loss else ""
-    lost = (
-        f"at most {began.lost_seconds:.1f} s of writes were lost{accepted}" if began.lost_seconds or accepted else "none lost"
-    )
-    return f"{what}, when node {began.node} had died and epoch {began.epoch} began at {began.at or 'an unknown time'}; {lost}"
+    when = f"when node {began.node} had died and epoch {began.epoch} began, {began.at or 'nobody knows when'}"
+    return f"{what}, {when}: at most {began.lost_seconds:.1f} s of writes were lost{accepted}"
 
 
 def replication_words(replication: Replication | None) -> str:

@@ -6,15 +6,26 @@ import msgspec
 import pytest
 
 from primordia.cli.blast import blast_sentences, blasts_of, protection_counts
-from primordia.cli.describe_volumes import copy_rows, lag_words, pool_words, replication_words, sync_words
+from primordia.cli.describe_volumes import copy_rows, lag_words, pool_words, replication_words, restored_words, sync_words
 from primordia.cli.tree import parse
 from primordia.cli.volume_names import meant
 from primordia.cli.volumes import loss_of
 from primordia.kit.errors import NotFoundError
 from primordia.sim.objects import make_node, make_pool
-from primordia.wire.meta import ObjectMeta
+from primordia.wire.conditions import NODE_DEAD
+from primordia.wire.meta import Condition, ObjectMeta
 from primordia.wire.resources import Volume
-from primordia.wire.volumes import Checkpoint, CopyState, LastSync, Layout, Replication, VolumeCopy, VolumeSpec, VolumeStatus
+from primordia.wire.volumes import (
+    Checkpoint,
+    CopyState,
+    LastSync,
+    Layout,
+    Replication,
+    RestoredFrom,
+    VolumeCopy,
+    VolumeSpec,
+    VolumeStatus,
+)
 
 
 def _volume(name: str, node: str, *copies: tuple[str, CopyState], lifeform: str = "") -> Volume:
@@ -66,6 +77,9 @@ def test_only_good_copies_count_when_a_rack_is_lost() -> None:
         "losing r3 loses 0 lifeforms, 0 would be on their last copy",
     ]
     assert protection_counts(volumes) == {"Unknown": 3}
+    dead = Condition(type="Ready", status="False", reason=NODE_DEAD)
+    nodes[1] = msgspec.structs.replace(nodes[1], status=msgspec.structs.replace(nodes[1].status, conditions=(dead,)))
+    assert "default/b" in blasts_of(nodes, volumes)["east", "r1"].lost and ("east", "r2") not in blasts_of(nodes, volumes)
 
 
 def test_copies_that_nobody_has_told_of_are_wanted() -> None:
@@ -113,3 +127,12 @@ def test_a_restore_sets_the_last_sync_and_nobody_acknowledged_it() -> None:
         last = LastSync(epoch=1, number=7, at="2026-01-01T00:00:00Z", copies=copies)
         told = msgspec.structs.replace(volume, status=msgspec.structs.replace(volume.status, last_sync=last))
         assert sync_words(told) == f"snapshot 7 at 2026-01-01T00:00:00Z, {words}"
+
+
+def test_how_a_volume_went_on_after_its_owner_had_died() -> None:
+    began = RestoredFrom(epoch=3, node="n1", number=7, lost_seconds=1.25, at="2026-01-01T00:00:00Z")
+    words = "snapshot 7, when node n1 had died and epoch 3 began, 2026-01-01T00:00:00Z: at most 1.2 s of writes were lost"
+    assert restored_words(began) == words
+    empty = msgspec.structs.replace(began, number=0, allow_loss=True, at="")
+    assert restored_words(empty).startswith("nothing: it began empty, when node n1 had died and epoch 3 began, nobody knows")
+    assert restored_words(empty).endswith(", which was accepted")

@@ -34,6 +34,10 @@ def test_a_lifeform_goes_on_from_its_copy_in_the_next_epoch_and_says_so() -> Non
         assert after.status.node == copy and after.status.rack == f"r{copy[1:]}"
         assert (volume.status.node, volume.status.epoch) == (copy, 2)
         assert volume.status.replicas == (owner,), "who had the data is to have it again"
+        began = volume.status.restored_from
+        assert began is not None
+        assert (began.epoch, began.node, began.number, began.allow_loss) == (2, owner, 7, False)
+        assert volume.status.owner_since == 2
         assert volume.status.last_sync is not None and volume.status.last_sync.number == 7
         recovered = after.status.recovered
         assert recovered is not None and (recovered.from_node, recovered.epoch) == (owner, 2)
