@@ -1,8 +1,6 @@
 """Declares nodes dead, where `domain/takeover.py` allows it: for the leader, by transactions that a living node refuses.
 
-Only the leader asks the engine what is left of each lease, and of a healthy one every few seconds. A lease that is about to run
-out is asked about often, for how it ended decides whether anybody has to wait. What was seen of the keys themselves is in the
-book, which is older than the leadership.
+What was seen of the keys, and of what was left of the leases, is older than the leadership: in the book and the readings.
 """
 
 from __future__ import annotations
@@ -10,16 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from primordia.control.lifebook import LifeBook, Page
+from primordia.control.readings import LeaseReadings
 from primordia.domain import takeover
-from primordia.domain.lease import LEASES
 from primordia.domain.takeover import Dead, Hold, Verdict, Wait, Watched
 from primordia.domain.timings import Timings
 from primordia.kit.clock import Clock
 from primordia.kit.deadline import wait_event
-from primordia.kit.errors import NotFoundError, PrimordiaError
+from primordia.kit.errors import PrimordiaError
 from primordia.registry.informers import Informers
 from primordia.registry.lives import Death, dead_guards, death_put
 from primordia.registry.registry import Registry
@@ -31,32 +28,22 @@ from primordia.wire.resources import Node, Soup
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
-_RETRY_S = 0.5
 OVERRIDE_S = 300.0
 """How long `failover --all` lifts the hold."""
 
 _DEFAULT = Timings()
 
 
-@dataclass
-class _Reading:
-    """What a lease had left, above zero, when that was last heard; `due_s` is when to ask again."""
-
-    lease_revision: int
-    left_s: float | None = None
-    read_s: float = 0.0
-    due_s: float = 0.0
-
-
 class DeathWatch:
-    """Polls, judges and declares while it runs. `book` is run by its owner; `on_verdict` is told of a node that is held, or no
-    longer is."""
+    """Judges and declares while it runs. `book` and `readings` are run by their owner; `on_verdict` is told of a
+    node that is held, or no longer is."""
 
     def __init__(
         self,
         registry: Registry,
         informers: Informers,
         book: LifeBook,
+        readings: LeaseReadings,
         clock: Clock,
         *,
         timings: Timings = _DEFAULT,
@@ -67,7 +54,7 @@ class DeathWatch:
         self._clock = clock
         self.timings = self._timings = timings
         self.on_verdict: Callable[[str], None] = lambda node: None
-        self._readings: dict[str, _Reading] = {}
+        self._readings = readings
         self._verdicts: dict[str, Verdict] = {}
         self._changed = asyncio.Event()
 
@@ -91,56 +78,12 @@ class DeathWatch:
         await self._book.filled()
         self._book.subscribe(self._on_page)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._poll(), name="deaths/readings")
-                await self._judge()
+            await self._judge()
         finally:
             self._book.unsubscribe(self._on_page)
 
     def _on_page(self, _node: str) -> None:
         self._changed.set()
-
-    # ------------------------------------------------------------ what is left of the leases
-
-    async def _poll(self) -> None:
-        while True:
-            now = self._clock.boottime()
-            try:
-                await self._learn_leases()
-                present = [page for page in self._book.pages.values() if page.present and page.lease]
-                await asyncio.gather(*(self._read(page) for page in present if self._reading(page).due_s <= now))
-            except PrimordiaError as error:
-                log.warning("the nodes' leases cannot be read: %s", error)
-            due = [self._reading(page).due_s for page in self._book.pages.values() if page.present]
-            soonest = min(due, default=now + _TICK_S)
-            await self._clock.sleep(min(_TICK_S, max(0.05, soonest - self._clock.boottime())))
-
-    async def _learn_leases(self) -> None:
-        """Which lease each key is under: only a listing says so."""
-        if any(page.present and not page.lease for page in self._book.pages.values()):
-            for item in (await self._registry.store.list(LEASES)).items:
-                page = self._book.get(item.key.removeprefix(LEASES))
-                if page is not None and page.lease_revision == item.create_revision:
-                    page.lease = item.lease
-
-    def _reading(self, page: Page) -> _Reading:
-        reading = self._readings.get(page.node)
-        if reading is None or (page.present and reading.lease_revision != page.lease_revision):
-            reading = self._readings[page.node] = _Reading(page.lease_revision)
-        return reading
-
-    async def _read(self, page: Page) -> None:
-        reading, sent_s = self._reading(page), self._clock.boottime()
-        try:
-            left_s = await self._registry.store.time_to_live(page.lease)
-        except NotFoundError:
-            left_s = 0.0
-        except PrimordiaError:
-            reading.due_s = sent_s + _RETRY_S
-            raise
-        if left_s > 0:
-            reading.left_s, reading.read_s = left_s, sent_s
-        reading.due_s = sent_s + takeover.next_reading_s(left_s, self._timings)
 
     # ------------------------------------------------------------ verdicts
 
@@ -159,9 +102,8 @@ class DeathWatch:
             await wait_event(self._clock, self._changed, _pause_s(verdicts, now))
 
     def _watched(self, page: Page) -> Watched:
-        node, reading = self._nodes.get(page.node), self._readings.get(page.node)
+        node, reading = self._nodes.get(page.node), self._readings.of(page)
         labels = node.metadata.labels if node is not None else {}
-        of_life = reading is not None and reading.lease_revision in (page.lease_revision, page.life)
         return Watched(
             node=page.node,
             rack="/".join(filter(None, (labels.get(LABEL_SEGMENT), labels.get(LABEL_RACK)))),
@@ -169,7 +111,7 @@ class DeathWatch:
             present=page.present,
             since_s=page.since_s,
             from_start=not page.seen,
-            left_s=reading.left_s if reading is not None and of_life else None,
+            left_s=reading.left_s if reading is not None else None,
             read_s=reading.read_s if reading is not None else 0.0,
             death=page.death.by if page.death is not None and page.death.life == page.life else "",
             maintenance=node is not None and in_maintenance(node, self._clock.wall()),

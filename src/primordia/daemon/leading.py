@@ -18,6 +18,7 @@ from primordia.control.lifebook import LifeBook
 from primordia.control.main import Controllers
 from primordia.control.nodes import NodeMonitor
 from primordia.control.owners import settle_owners
+from primordia.control.readings import LeaseReadings
 from primordia.domain.timings import Timings
 from primordia.kit.clock import Clock
 from primordia.kit.errors import PrimordiaError
@@ -67,22 +68,35 @@ class Leading:
             informers.of(kind)
         self.book = LifeBook(store, clock)
         self.leader = Leader(store, clock, OFFICE, f"{node}/{incarnation or secrets.token_hex(8)}", timings)
+        self.readings = LeaseReadings(
+            store,
+            self.book,
+            clock,
+            timings,
+            node,
+            leads=lambda: self.leader.leads,
+            leader=lambda: self.leader.leader.partition("/")[0],
+        )
 
     async def run(self) -> None:
         """Lead whenever it is our turn, until cancelled; then resign."""
         await self._informers.synced()
         async with asyncio.TaskGroup() as group:
             # Also while another leads: what was seen meanwhile counts when it is our turn.
-            following = group.create_task(self.book.run(), name="lifebook")
+            following = [
+                group.create_task(self.book.run(), name="lifebook"),
+                group.create_task(self.readings.run(), name="readings"),
+            ]
             try:
                 await self.leader.run(self._lead)
             finally:
-                following.cancel()
+                for task in following:
+                    task.cancel()
 
     async def _lead(self, guard: Compare) -> None:
         registry = Registry(GuardedStore(self._store, [guard]), self._clock, new_uid=self._new_uid)
         await self._prepare(registry)
-        deaths = DeathWatch(registry, self._informers, self.book, self._clock, timings=self._timings)
+        deaths = DeathWatch(registry, self._informers, self.book, self.readings, self._clock, timings=self._timings)
         monitor = NodeMonitor(registry, self._informers, self.book, self._clock, self._events, held=deaths.held, rng=self._rng)
         deaths.on_verdict = monitor.look_at
         controllers = Controllers(

@@ -15,7 +15,9 @@ from primordia.control.deaths import DeathWatch
 from primordia.control.lifebook import LifeBook
 from primordia.control.main import Controllers
 from primordia.control.nodes import NodeMonitor
+from primordia.control.readings import LeaseReadings
 from primordia.domain.lease import DEATHS, death_key, lease_key, life_key
+from primordia.domain.timings import Timings
 from primordia.ports.store import Compare, Delete, Put
 from primordia.registry.events import EventRecorder
 from primordia.registry.informers import Informers
@@ -108,13 +110,14 @@ class SurvivalWorld(ControlWorld):
         informers = Informers(registry)
         events = EventRecorder(self.sure, "controller", "test", rng=random.Random(self.rng.random()))
         book = LifeBook(self.store, self.clock)
-        deaths = DeathWatch(registry, informers, book, self.clock)
+        readings = LeaseReadings(self.store, book, self.clock, Timings())
+        deaths = DeathWatch(registry, informers, book, readings, self.clock)
         monitor = NodeMonitor(registry, informers, book, self.clock, events, held=deaths.held, rng=random.Random(1))
         deaths.on_verdict = monitor.look_at
         self.controllers = Controllers(
             registry, informers, self.clock, events, rng=random.Random(self.rng.random()), deaths=deaths
         )
-        parts = (events.run(), book.run(), deaths.run(), monitor.run())
+        parts = (events.run(), book.run(), readings.run(), deaths.run(), monitor.run())
         self._tasks = [*map(asyncio.create_task, parts), asyncio.create_task(self._guarded(informers, self.controllers))]
 
     # ------------------------------------------------------------ looking, and arranging

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import random
+
 import msgspec
 from msgspec.structs import replace
 
 from primordia.control.lifebook import Page
 from primordia.control.remains import death_guards
+from primordia.daemon.leading import Leading
 from primordia.domain.lease import death_key, lease_key, life_key
 from primordia.ports.store import Compare, Put
+from primordia.registry.events import EventRecorder
+from primordia.registry.informers import Informers
 from primordia.registry.lives import HOLDINGS, Death
 from primordia.registry.ownership import Owner, owner_key, read_owner
+from primordia.registry.registry import Registry
 from primordia.sim.objects import make_lifeform, make_node
+from primordia.sim.store import FaultyStore
 from primordia.testing.survival import SurvivalWorld, play_survival
 from primordia.wire.conditions import find
 from primordia.wire.meta import ObjectMeta
@@ -387,6 +396,39 @@ def test_a_new_leader_gives_those_it_never_saw_their_grace() -> None:
         begun = world.clock.boottime()
         await world.until(world.moved("shop", 2))
         assert 29 < world.clock.boottime() - begun < 35
+
+    play_survival(story)
+
+
+def test_the_death_of_the_leaders_own_node_is_not_waited_for_longer() -> None:
+    """Who comes into office has watched that lease run out, and no other."""
+
+    async def story(world: SurvivalWorld) -> None:
+        await world.kill()
+        stores = {name: FaultyStore(world.memory) for name in ("n1", "n2", "n3")}
+        parts, tasks = {}, {}
+        for name, store in stores.items():
+            informers = Informers(Registry(store, world.clock))
+            events = EventRecorder(world.sure, "controller", name, rng=random.Random(1))
+            parts[name] = Leading(store, informers, world.clock, events, name, "x", rng=random.Random(2))
+            tasks[name] = [asyncio.create_task(each) for each in (informers.run(), parts[name].run())]
+        await world.sure.create(make_lifeform("shop"))
+        await world.until(world.moved("shop", 1))
+        first = next(name for name, part in parts.items() if part.leader.leads)
+        await world.sure.create(make_lifeform("other", node_selector={"topology.primordia.dev/node": first}))
+        await world.until(world.moved("other", 1))
+        await world.sure.mutate(Lifeform, "other", "default", _anywhere)
+        begun = world.clock.boottime()
+        stores[first].away = True
+        for task in tasks[first]:
+            task.cancel()
+        await world.power_off(first)
+        await world.until(world.moved("other", 2))
+        assert world.clock.boottime() - begun < 8
+        for task in (each for some in tasks.values() for each in some):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
     play_survival(story)
 
