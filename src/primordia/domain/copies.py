@@ -41,7 +41,8 @@ class Holder:
 class CopyRequest:
     """`count` copies besides the owner's, each of up to `size_bytes`. `present` are nodes that are to hold one already.
 
-    `holding` are those that have data of it, whether they were to or not, `company` those of the copies that belong to it.
+    `holding` are those that have data of it, perhaps no more than what was put aside, `company` those of the copies that
+    belong to it.
     """
 
     owner: str
@@ -143,7 +144,7 @@ def _refusal(holder: Holder, request: CopyRequest, taken: Collection[Site]) -> s
         return ""  # it holds the data already: neither cordon nor room speak against that
     if holder.unschedulable:
         return "cordoned"
-    if holder.free_bytes < request.size_bytes and holder.name not in request.holding:
+    if holder.free_bytes < request.size_bytes:
         return f"without {human_bytes(request.size_bytes)} free above the reserve"
     return ""
 

@@ -38,7 +38,7 @@ async def test_work_that_fails_as_its_caller_is_cancelled_is_nobodys_complaint()
     caller = asyncio.create_task(within(SystemClock(), 5, fails()))
     with pytest.raises(asyncio.CancelledError):
         await caller
-    del caller
+    caller = None
     gc.collect()
     await asyncio.sleep(0)
     assert complaints == []
