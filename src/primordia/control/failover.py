@@ -274,7 +274,7 @@ class FailoverController:
         """A node for one that brings nothing along, promised to it, and why it; or why there is none (empty: not yet)."""
         fresh = [volume.size_bytes for volume in lost.volumes]
         lifeform = estate.lifeform
-        placement = self._scheduler.choose_elsewhere(lifeform, lost.demand, sum(fresh) if fresh else None)
+        placement = self._scheduler.choose_anew(lifeform, lost.demand, sum(fresh) if fresh else None)
         if placement.node and lost.runs and busy[placement.node] >= AT_ONCE:
             self._scheduler.ledger.promise(lost.uid, lost.dead, lost.demand)
             return "", ""

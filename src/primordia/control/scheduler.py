@@ -97,7 +97,7 @@ class Scheduler:
             self._join(lifeform, line)
         return placement
 
-    def choose_elsewhere(self, lifeform: Lifeform, demand: Demand, disk_bytes: int | None) -> Placement:
+    def choose_anew(self, lifeform: Lifeform, demand: Demand, disk_bytes: int | None) -> Placement:
         """As `choose`, for one whose node is dead and which leaves nothing there; it does not wait in a line."""
         line = _line_of(lifeform, demand, DataNeeds(disk_bytes=disk_bytes))
         placement = place(self._request(line, lifeform.metadata.uid), self._ranking)
