@@ -17,7 +17,7 @@ from primordia.testing.copies import CopyWorld, copy_world
 from primordia.testing.volumes import content, put
 from primordia.wire.meta import ObjectMeta
 from primordia.wire.resources import Volume
-from primordia.wire.volumes import LastSync, RestoredFrom, VolumeSpec, VolumeStatus, owned_by
+from primordia.wire.volumes import LastSync, RestoredFrom, VolumeSpec, VolumeStatus, holder_finalizer, owned_by
 
 BLOCK = 4096
 
@@ -178,3 +178,31 @@ async def test_a_disk_of_an_earlier_ownership_is_not_written_again(world: CopyWo
     assert (await pool.disk(owned.uid)).read_bytes()[:BLOCK] == b"1" * BLOCK
     assert [each.number for each in await pool.snapshots(owned.uid)] == [1]
     assert info.tails == (2,)
+
+
+async def test_where_no_copy_is_wanted_only_what_its_owner_never_had_stays_until_the_end(world: CopyWorld) -> None:
+    owned = await world.volume(replicas=("n2",))
+    back = world.nodes["n1"]
+    await back.keeper.hold(owned.volume)
+    for number, text in ((1, b"1"), (2, b"2")):
+        await write(world, "n1", owned.uid, text)
+        await back.cutter.cut(owned)
+        await world.holds("n2", owned.uid, number)
+    await back.links["n2"].cut()
+    await write(world, "n1", owned.uid, b"3")
+    await back.cutter.cut(owned)
+    await write(world, "n1", owned.uid, b"4")
+
+    await take_over(world, "n2", 2, "n3")
+    await world.holds("n3", owned.uid, 2)
+    async with asyncio.timeout(60):
+        while (info := await back.pool.find(owned.uid)) is None or info.newest or info.written_here:
+            await world.clock.sleep(0.01)
+    assert info.tails == (3, 4)
+    assert await back.pool.snapshots(owned.uid) == ()
+    assert holder_finalizer("n1") in (await world.seen()).metadata.finalizers
+
+    await world.registry.delete(Volume, "data", "default")
+    async with asyncio.timeout(60):
+        while any([await node.pool.find(owned.uid) for node in world.nodes.values()]):
+            await world.clock.sleep(0.01)
