@@ -39,6 +39,7 @@ _PARALLEL = 6
 """The pool has eight threads, and its commit is one for all that wait for it."""
 _PAUSE_S = 5.0
 _TELL_S = 30.0
+_TIDY_AFTER_S = 0.2
 _MOST_REMOVED = 8
 """At once: a policy that became stricter is followed in small steps."""
 _LEAST_INTERVAL_S = 0.1
@@ -76,6 +77,9 @@ class Cutter:
         self._turns: dict[str, _Turn] = {}
         self._gate = asyncio.Semaphore(_PARALLEL)
         self._wake = asyncio.Event()
+        self._tidying: TaskSet | None = None
+        """While `run` runs: what tidies up behind cuts. Else each cut does it itself."""
+        self._untidy: set[str] = set()
 
     async def cut(
         self, owned: OwnedVolume, *, checkpoint: str = "", always: bool = False, quiesce: bool | None = None
@@ -105,12 +109,17 @@ class Cutter:
         if new:
             for listener in list(owned.on_cut):
                 listener(made)
-        await self._tidy(owned, at_once=bool(checkpoint))
+        if checkpoint or self._tidying is None:
+            await self._tidy(owned, at_once=bool(checkpoint))
+        elif owned.uid not in self._untidy:
+            self._untidy.add(owned.uid)
+            self._tidying.start(self._tidy_soon(owned), name=owned.title)
         return Taken(made, stand.stood, stand.note)
 
     async def run(self) -> None:
         """Cut every volume when its time has come, until cancelled."""
         tasks = TaskSet("cuts")
+        self._tidying = TaskSet("tidying")
         self._keeper.subscribe(lambda _: self._wake.set())
         try:
             while True:
@@ -121,6 +130,9 @@ class Cutter:
                 await wait_event(self._clock, self._wake, max(0.0, min(due) - now_s) if due else None)
         finally:
             await tasks.close()
+            tidying, self._tidying = self._tidying, None
+            await tidying.close()
+            self._untidy.clear()
 
     @contextmanager
     def holding(self, uid: str, number: int) -> Iterator[None]:
@@ -204,6 +216,15 @@ class Cutter:
                 self._events.record(owned.volume, "SnapshotsGoOn", "Snapshots are made again.")
 
     # ------------------------------------------------------------ after a cut
+
+    async def _tidy_soon(self, owned: OwnedVolume) -> None:
+        """Not at once: what was cut may be on its way to copies that somebody waits for, and removing takes the pool longer."""
+        try:
+            await self._clock.sleep(_TIDY_AFTER_S)
+        finally:
+            self._untidy.discard(owned.uid)
+        async with owned.lock:
+            await self._tidy(owned, at_once=False)
 
     async def _tidy(self, owned: OwnedVolume, *, at_once: bool) -> None:
         """Remove what the policy no longer keeps, and tell the status now and then. What fails here is no failed cut."""
