@@ -13,6 +13,7 @@ import pytest
 
 from primordia.drivers.volumes_btrfs import ioctl
 from primordia.drivers.volumes_btrfs.driver import BtrfsVolumes
+from primordia.kit.errors import TemporaryError
 from primordia.testing.copies import CopyWorld, copy_world
 from primordia.testing.volumes import BLOCK, RealPool, content, put, real_pool, stream
 
@@ -70,6 +71,53 @@ async def test_syncs_on_real_pools_and_healing(world: CopyWorld, pools: dict[str
     assert not found["n1"].damaged
     assert not found["n3"].damaged
     assert await world.nodes["n2"].pool.verify(owned.uid, number) == ()
+
+
+async def test_a_copy_takes_no_more_of_the_link_than_its_bandwidth(world: CopyWorld) -> None:
+    limit = 1 << 20
+    owned = await world.volume(replicas=("n2",), size=SIZE, bandwidth=str(limit))
+    node, link = world.nodes["n1"], world.nodes["n1"].links["n2"]
+    await put(await node.pool.disk(owned.uid), 0, BLOCK * b"x")
+    await world.holds("n2", owned.uid, (await node.cutter.cut(owned)).number)
+    await put(await node.pool.disk(owned.uid), 0, random.Random(4).randbytes(4 << 20))
+    begun_s, before = world.clock.boottime(), link.carried
+    await world.holds("n2", owned.uid, (await node.cutter.cut(owned)).number)
+    taken_s, carried = world.clock.boottime() - begun_s, link.carried - before
+    print(f"{carried} bytes in {taken_s:.2f} s: {carried / taken_s:.0f} a second, {limit} allowed")
+    assert carried >= 4 << 20
+    burst, last = limit / 4, 256 << 10
+    assert carried - burst - last <= limit * 1.02 * taken_s
+
+
+async def test_a_full_holder_says_so_and_heals_by_itself(world: CopyWorld, pools: dict[str, RealPool]) -> None:
+    owned = await world.volume(replicas=("n2",), size=SIZE)
+    node, holder = world.nodes["n1"], pools["n2"]
+    disk, chance = await node.pool.disk(owned.uid), random.Random(5)
+    await put(disk, 0, chance.randbytes(1 << 20))
+    first = (await node.copies.syncs.sync(owned, 60.0)).number
+    await world.holds("n2", owned.uid, first)
+    before = await content(holder.volumes, owned.uid, first)
+    filler = holder.point / "filler"
+    await asyncio.to_thread(fill, filler, (await holder.volumes.pool()).room_bytes - (1 << 20))
+    await put(disk, 0, chance.randbytes(12 << 20))
+    with pytest.raises(TemporaryError) as caught:
+        await node.copies.syncs.sync(owned, 3.0)
+    assert "no room" in str(caught.value)
+    (copy,) = (await world.seen()).status.copies
+    assert copy.state == "Failed" and "no room" in copy.message, copy
+    assert await holder.volumes.verify(owned.uid, first) == ()
+    assert await content(holder.volumes, owned.uid, first) == before
+    filler.unlink()
+    number = (await node.copies.syncs.sync(owned, 120.0)).number
+    await world.holds("n2", owned.uid, number)
+    assert await content(holder.volumes, owned.uid, number) == disk.read_bytes()
+
+
+def fill(file: Path, size: int) -> None:
+    """Something else takes that much of a pool, for good."""
+    with file.open("wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, size)
+        os.fsync(filler.fileno())
 
 
 async def test_what_was_cut_off_survives_the_process(pools: dict[str, RealPool]) -> None:

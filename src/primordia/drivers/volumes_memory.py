@@ -233,6 +233,7 @@ class MemoryVolumes:
             raise _written_here(said.volume)
         if not rules.check_delta(delta, known.newest if known else None, known.epoch if known else 0, self._total_bytes):
             return False
+        await self._want_room(delta)
         content = bytearray(known.snapshots[-1].content if known and known.snapshots else b"")
         _resize(content, said.size_bytes)
         cover = Cover(delta.ranges)
@@ -353,6 +354,11 @@ class MemoryVolumes:
         if known.disk is None:
             raise ConflictError(f"Volume {volume} is only held here, nothing writes it.", reason="NotWrittenHere")
         return known
+
+    async def _want_room(self, delta: Delta) -> None:
+        size = spans.total(delta.ranges)
+        if size > (await self.pool()).room_bytes:
+            raise CapacityError(f"The pool has no room for {size} bytes of volume {delta.manifest.volume}.")
 
     async def _want_new(self, volume: str, size_bytes: int) -> None:
         rules.check_volume(volume)

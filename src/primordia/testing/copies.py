@@ -134,12 +134,18 @@ class CopyWorld:
     clock: SystemClock
 
     async def volume(
-        self, *, owner: str = "n1", replicas: tuple[str, ...] = (), size: int = 1 << 20, acks: int = 1, epoch: int = 1
+        self,
+        *,
+        owner: str = "n1",
+        replicas: tuple[str, ...] = (),
+        size: int = 1 << 20,
+        acks: int = 1,
+        epoch: int = 1,
+        bandwidth: str = "",
     ) -> OwnedVolume:
         """A volume of `owner` with its disk."""
-        spec = VolumeSpec(
-            size=str(size), replication=Replication(layout=Layout(mirror=len(replicas)), acks=acks), snapshots=SnapshotPolicy()
-        )
+        wanted = Replication(layout=Layout(mirror=len(replicas)), acks=acks, bandwidth=bandwidth)
+        spec = VolumeSpec(size=str(size), replication=wanted, snapshots=SnapshotPolicy())
         status = VolumeStatus(phase="Bound", node=owner, epoch=epoch, replicas=replicas)
         made = await self.registry.create(
             Volume(metadata=ObjectMeta(name="data", namespace="default"), spec=spec, status=status)

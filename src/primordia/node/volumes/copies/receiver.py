@@ -69,6 +69,7 @@ class Receiver:
         self._tasks = TaskSet("copies")
         self._settling: dict[str, asyncio.Task[None]] = {}
         self._accepted: dict[str, Manifest] = {}
+        self._tidying: set[str] = set()
         self._seeding: dict[str, asyncio.Task[None]] = {}
         self._fetched: dict[str, int] = {}
         self._messages: dict[str, str] = {}
@@ -229,7 +230,9 @@ class Receiver:
             log.warning("a delta of volume %s is not published: %s", uid, error)
         if self._accepted.get(uid) in (said, published):
             self._accepted.pop(uid, None)
-        await self._tidy(volume)
+        if uid not in self._tidying:  # beside what comes next, which may be what a sync waits for
+            self._tidying.add(uid)
+            self._tasks.start(self._tidy(volume), name=f"tidy-{uid}").add_done_callback(lambda _: self._tidying.discard(uid))
 
     async def _tidy(self, volume: Volume) -> None:
         """Keep the words beside the data true, and remove what the policy no longer keeps. What fails here fails nothing."""
