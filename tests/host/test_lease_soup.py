@@ -1,4 +1,5 @@
-"""A real soup of three nodes: what a lease says of a node whose daemon, supervisor or time is taken away.
+"""A real soup of three nodes: what a lease says of a node whose daemon, supervisor or time is taken away, and which nobody
+declares dead, for it is in maintenance.
 
 The control over the truth is the microVM itself: its pid stays the same through all of it.
 """
@@ -84,6 +85,9 @@ async def soup() -> AsyncIterator[Soup]:
         try:
             await host.up(options, lambda step: None)
             async with connect(config) as client:
+                # What is told here is told while nobody takes anything over.
+                for node in (await client.list(Node)).items:
+                    await client.patch(Node, node.metadata.name, {"spec": {"maintenance": {}}})
                 yield Soup(options, client)
         finally:
             await host.down(options.soup, lambda step: None, destroy=True, client_config=config)
