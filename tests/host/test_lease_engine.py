@@ -126,6 +126,17 @@ def test_the_next_supervisor_knows_under_which_life_what_it_finds_runs(own_engin
         wait_until(lambda: keeper.view().life, "where nothing runs, nothing has to end")
 
 
+def test_a_node_is_alone_only_with_an_engine_of_its_own(own_engine: Engine, tmp_path: Path) -> None:
+    with kept_lease(own_engine, tmp_path) as keeper:
+        wait_until(lambda: keeper.view().life, "held")
+        assert keeper.others is None
+        keeper.use(["https://10.77.0.1:2379"])
+        assert keeper.others == {}
+    change(own_engine, Put(life_key("n2"), b'{"address": "10.77.0.2"}'))
+    with kept_lease(own_engine, tmp_path) as keeper:
+        wait_until(lambda: keeper.others == {"n2": "10.77.0.2"}, "the other is known")
+
+
 def test_the_key_is_held_told_and_given_back(own_engine: Engine, tmp_path: Path) -> None:
     with kept_lease(own_engine, tmp_path) as keeper:
         wait_until(lambda: keeper.status()["held"], "held")

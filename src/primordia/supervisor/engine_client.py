@@ -77,6 +77,10 @@ class EngineClient:
         host, port = self._place()
         return f"{host}:{port}"
 
+    def only_at(self, address: str) -> bool:
+        """Whether no other machine has a server of the engine."""
+        return all(host == address for host, _ in self._servers)
+
     def use(self, endpoints: Sequence[str]) -> None:
         """Ask these servers from the next connection on. May be called by another thread; none at all is ignored."""
         self._servers = _places(endpoints) or self._servers

@@ -112,8 +112,12 @@ class LeaseKeeper:
 
     @property
     def others(self) -> Mapping[str, str] | None:
-        """The addresses of the soup's other nodes, by name, as the engine last said; None while it has not."""
-        return self._past.others
+        """The addresses of the soup's other nodes, by name, as the engine last said; None while they are not known.
+
+        A node is alone only with an engine of its own: elsewhere somebody has just not been seen yet.
+        """
+        known = self._past.others
+        return known if known or self._key.client.only_at(self._holder.address) else None
 
     def look_again(self) -> None:
         """Read the key before anything else."""
