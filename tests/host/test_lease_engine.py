@@ -152,6 +152,7 @@ def test_the_key_is_held_told_and_given_back(own_engine: Engine, tmp_path: Path)
     assert stored(own_engine) is None
     life = stored(own_engine, life_key("n1"))
     assert life is not None and (life.value, life.mod_revision, life.lease) == (found.value, found.create_revision, 0)
+    assert stored(own_engine, death_key("n1")) is None, "who ends in order leaves no death"
     assert told(tmp_path)["createRevision"] == 0
 
 
