@@ -14,15 +14,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from primordia.control.binding import Binder
+from primordia.control.data import Volumes
 from primordia.control.deaths import DeathWatch
 from primordia.control.lifebook import Page
-from primordia.control.lost import Estate, estate_dead_on, is_over, lost_of, taken_over, with_recovered
-from primordia.control.remains import Remains, death_guards
+from primordia.control.lost import Estate, estate_dead_on, is_over, lost_of
+from primordia.control.remains import Remains
 from primordia.control.scheduler import BY_LIFEFORM, Key, Scheduler
-from primordia.domain.conditions import Verdict
+from primordia.control.taking import Takeover, Taker
 from primordia.domain.failover import (
     AT_ONCE,
     Action,
@@ -33,7 +32,6 @@ from primordia.domain.failover import (
     PlaceAnew,
     Recover,
     SeedOnto,
-    Taken,
     View,
     plan,
 )
@@ -42,11 +40,9 @@ from primordia.kit.errors import PrimordiaError
 from primordia.registry.codec import Change
 from primordia.registry.events import EventRecorder
 from primordia.registry.informers import Informers
-from primordia.registry.ownership import owner_put
 from primordia.registry.registry import Registry
-from primordia.registry.rules import moment, timestamp
-from primordia.registry.together import write_together
-from primordia.wire.conditions import RECOVERED, find, is_silent
+from primordia.registry.rules import moment
+from primordia.wire.conditions import is_silent
 from primordia.wire.resources import Context, Lifeform, Node, Volume
 from primordia.wire.volume_rules import lifeform_named_by
 
@@ -54,7 +50,6 @@ log = logging.getLogger(__name__)
 
 BY_NODE = "node"
 BY_OWNER = "owner"
-_PARALLEL = 16
 _AGAIN_S = 2.0
 """Parked lifeforms are looked at again so often at the latest: what they wait for may be a sum that no event tells of."""
 _REST_S = 0.05
@@ -74,16 +69,14 @@ class FailoverController:
         events: EventRecorder,
         wake: Callable[[Key], None],
     ) -> None:
-        self._registry = registry
         self._scheduler = scheduler
         self._deaths = deaths
         self._book = book = deaths.book
-        self._events = events
         self._clock = registry.clock
-        self._wake = wake
         self._timings = deaths.timings
         self._binder = Binder(registry, informers, scheduler)
         self._remains = Remains(registry, informers, book, events)
+        self._taker = Taker(registry, informers, scheduler, events, wake)
         self._lifeforms = informers.of(Lifeform)
         self._contexts = informers.of(Context)
         self._volumes = informers.of(Volume)
@@ -160,7 +153,6 @@ class FailoverController:
         self._known = {life: self._known[life] for life in lives}
         pause: float | None = None
         try:
-            await self._remains.forget_holdings()
             # As they are now, and for the whole pass: a page changes under whoever waits.
             still = [(name, page) for name, page in pages.items() if page.dead and (name, page.life) in lives]
             pages = {name: dataclasses.replace(page) for name, page in still}
@@ -170,9 +162,13 @@ class FailoverController:
             pause = await self._carry_out(actions, estates)
             for page in pages.values():
                 await self._remains.clear(page)
+            await self._remains.forget_holdings()
         except PrimordiaError as error:
             log.warning("failover waits: %s", error)
-            return 1.0
+            return _AGAIN_S
+        except Exception:
+            log.exception("a pass over what the dead left has failed")
+            return _AGAIN_S
         return pause
 
     def _is_away(self, name: str) -> bool:
@@ -187,7 +183,7 @@ class FailoverController:
             for lifeform in (*self._lifeforms.by_index(BY_NODE, name), *self._unplaced(name)):
                 volumes = self._binder.volumes_of(lifeform)
                 page = pages.get(estate_dead_on(lifeform, volumes))
-                if page is None or lifeform.metadata.deletion_timestamp is not None:
+                if page is None or lifeform.metadata.deletion_timestamp is not None or _is_apart(volumes, page.node):
                     continue
                 key = (lifeform.metadata.namespace, lifeform.metadata.name)
                 contexts = {each.spec.template.name: each for each in self._contexts.by_index(BY_LIFEFORM, key)}
@@ -235,38 +231,35 @@ class FailoverController:
     # ------------------------------------------------------------ carrying out
 
     async def _carry_out(self, actions: Sequence[Action], estates: dict[str, Estate]) -> float | None:
-        takeovers: list[tuple[Estate, str, tuple[Taken, ...], str]] = []
-        parked: list[Park] = []
+        found: list[Takeover] = []
+        parked: list[tuple[Estate, Park]] = []
         pauses: list[float] = []
         busy = self._busy(self._clock.boottime())
         for action in actions:
             estate = estates[action.lost.uid]
             if isinstance(action, Recover):
                 self._scheduler.ledger.promise(action.lost.uid, action.node, action.lost.demand)
-                takeovers.append((estate, action.node, action.taken, action.message))
+                found.append(Takeover(estate, action.node, action.taken, action.message))
                 busy[action.node] += action.lost.runs
             elif isinstance(action, PlaceAnew):
                 node, why = self._choose(estate, action.lost, busy)
                 if node:
-                    takeovers.append((estate, node, (), f"{action.lost.dead} is dead. It goes on on {node}: {why}"))
+                    found.append(Takeover(estate, node, (), f"{action.lost.dead} is dead. It goes on on {node}: {why}"))
                 elif why:
-                    parked.append(Park(action.lost, "Unschedulable", why))
+                    parked.append((estate, Park(action.lost, "Unschedulable", why)))
                 else:
                     pauses.append(_AGAIN_S)
             elif isinstance(action, Park):
-                parked.append(action)
+                parked.append((estate, action))
             elif isinstance(action, SeedOnto):
-                parked.append(Park(action.lost, "NoRoom", action.message))
+                parked.append((estate, Park(action.lost, "NoRoom", action.message)))
             else:
                 assert isinstance(action, Later)
                 pauses.append(_AGAIN_S if action.until_s is None else action.until_s - self._clock.boottime())
-        gate = asyncio.Semaphore(_PARALLEL)
-        for estate, *_ in takeovers:
-            self._scheduler.moving.add(estate.lifeform.metadata.uid)
-        done = await asyncio.gather(*(self._take_over(gate, *each) for each in takeovers))
-        for park in parked:
-            await self._park(estates[park.lost.uid], park)
-        if parked or not all(done):
+        all_done = await self._taker.carry_out(found, parked)
+        now = self._clock.boottime()
+        self._starting.update({each.estate.lifeform.metadata.uid: (each.node, now) for each in found if each.done})
+        if parked or not all_done:
             pauses.append(_AGAIN_S)
         return max(0.0, min(pauses)) if pauses else None
 
@@ -281,70 +274,7 @@ class FailoverController:
         busy[placement.node] += lost.runs
         return placement.node, placement.message
 
-    async def _take_over(
-        self, gate: asyncio.Semaphore, estate: Estate, node_name: str, taken: tuple[Taken, ...], message: str
-    ) -> bool:
-        """Write it; whether it was done."""
-        uid, meta = estate.lifeform.metadata.uid, estate.lifeform.metadata
-        try:
-            async with gate:
-                await self._write(estate, node_name, taken, message)
-            return True
-        except PrimordiaError as error:
-            log.info("%s/%s is not recovered on %s yet: %s", meta.namespace, meta.name, node_name, error)
-            await self._settle(estate.lifeform)
-            return False
-        finally:
-            self._scheduler.moving.discard(uid)
-            self._wake((meta.namespace, meta.name))
 
-    async def _write(self, estate: Estate, node_name: str, taken: tuple[Taken, ...], message: str) -> None:
-        node = self._nodes.get(node_name)
-        if node is None:
-            return
-        now = timestamp(self._clock.wall())
-        nodes = {each.metadata.name: each for each in self._nodes.items()}
-        pairs = taken_over(estate, node, taken, message, nodes, now)
-        after = pairs[0][1]
-        assert isinstance(after, Lifeform)
-        owner = owner_put(after.metadata.uid, node_name, after.status.epoch)
-        for written in await write_together(self._registry, pairs, death_guards(estate.page), also=[owner]):
-            if isinstance(written, Lifeform):
-                after = written
-                self._lifeforms.learn(written)
-            elif isinstance(written, Volume):
-                self._volumes.learn(written)
-            elif isinstance(written, Context):
-                self._contexts.learn(written)
-        self._starting[after.metadata.uid] = node_name, self._clock.boottime()
-        log.warning("%s/%s: epoch %d: %s", after.metadata.namespace, after.metadata.name, after.status.epoch, message)
-        lossy = any(not each.sufficient for each in taken)
-        self._events.record(after, RECOVERED, f"Epoch {after.status.epoch}. {message}", warning=lossy)
-
-    async def _settle(self, lifeform: Lifeform) -> None:
-        """Nobody knows what came of a takeover: make the ledger say what the registry does, if that can be asked."""
-        meta, ledger = lifeform.metadata, self._scheduler.ledger
-        try:
-            current = await self._registry.get(Lifeform, meta.name, meta.namespace)
-        except PrimordiaError:
-            return
-        if current.metadata.uid == meta.uid and current.status.node:
-            self._lifeforms.learn(current)
-            ledger.promise(meta.uid, current.status.node, ledger.held(meta.uid))
-
-    async def _park(self, estate: Estate, park: Park) -> None:
-        """Say what it waits for, where that is news."""
-        lifeform = estate.lifeform
-        before = find(lifeform.status.conditions, RECOVERED)
-        if before is not None and (before.status, before.reason, before.message) == ("False", park.reason, park.message):
-            return
-        now = timestamp(self._clock.wall())
-        status = with_recovered(lifeform, Verdict(RECOVERED, "False", park.reason, park.message), now)
-        parked = msgspec.structs.replace(lifeform, status=status)
-        try:
-            self._lifeforms.learn(await self._registry.amend(lifeform, parked, status=True))
-        except PrimordiaError as error:
-            log.debug("lifeform %s: %s", lifeform.metadata.name, error)
-            return
-        if before is None or before.reason != park.reason:
-            self._events.record(lifeform, "Parked", park.message, warning=True)
+def _is_apart(volumes: Volumes, node: str) -> bool:
+    """Whether any of its data is elsewhere, or being destroyed: the lifeform controller says so, and nothing is taken over."""
+    return any(each.status.node not in ("", node) or each.metadata.deletion_timestamp is not None for each in volumes.values())

@@ -87,10 +87,12 @@ def lost_of(estate: Estate, beside: frozenset[str] | None) -> Lost:
 def _volume_of(estate: Estate, name: str) -> LostVolume:
     lifeform, volume = estate.lifeform, estate.volumes.get(name)
     size = parse_bytes(templates_with_data(lifeform)[name][1].size)
-    if volume is None or not volume.status.node:
-        return LostVolume(volume_name(lifeform, name), size, begun=False)
-    status, replication, uid = volume.status, replication_of(volume), volume.metadata.uid
     context = estate.contexts.get(name)
+    if volume is None or not volume.status.node:
+        # One that it ran with and that is gone is no new one: what was on it is lost, and that has to be allowed.
+        vanished = volume is None and context is not None and bool(context.spec.volume_uid)
+        return LostVolume(volume_name(lifeform, name), size, begun=vanished)
+    status, replication, uid = volume.status, replication_of(volume), volume.metadata.uid
     started = context is not None and bool(context.status.started_at)
     answers = {node: each for node, each in estate.page.holdings.items() if each.life == estate.page.life}
     held = [

@@ -148,10 +148,11 @@ class PlaceAnew:
 
 @dataclass(frozen=True, slots=True)
 class SeedOnto:
-    """Make `node`, which has the data and no room for the microVM, the volumes' owner; the lifeform moves from there."""
+    """Make `node`, which has the data and no room for the microVM, the volumes' owner; from there it moves to `onto`."""
 
     lost: Lost
     node: str
+    onto: str
     taken: tuple[Taken, ...]
     message: str
 
@@ -299,16 +300,21 @@ class _Planner:
         if lost.seed == "local":
             return Park(lost, "NoRoom", f"{said}. It waits for room there (recovery.seed is local).")
         others = [node for node in map(self._with_promises, self._view.nodes.values()) if node.name not in holders]
-        rooms = sorted(node.name for node in others if _refusal(lost, node, disk=_bytes(lost)) is None)
+        rooms = [node for node in others if _refusal(lost, node, disk=_bytes(lost)) is None]
         if not rooms:
             return Park(lost, "NoRoom", f"{said}; no other node has room for it and its {human_bytes(_bytes(lost))} either.")
         best = max(sorted(holders), key=lambda name: _newest(lost, holders[name]))
-        estimate = f"making a copy on {rooms[0]} takes about {_seed_s(lost):.0f} s ({human_bytes(_used(lost))})"
+        onto = max(rooms, key=lambda node: (free_share(node, lost.demand.memory_bytes), node.name)).name
+        estimate = f"making a copy on {onto} takes about {_seed_s(lost):.0f} s ({human_bytes(_used(lost))})"
         if not self._view.can_move:
-            why = "lifeforms cannot be moved away from their data yet, so it waits for room"
-            return Park(lost, "NoRoom", f"{said}; {rooms[0]} has room, and {estimate}; but {why}.")
+            why = "it cannot be moved away from its data, so it waits for room"
+            return Park(lost, "NoRoom", f"{said}; {onto} has room, and {estimate}; but {why}.")
+        if self._busy[onto] >= AT_ONCE:
+            return Later(lost, f"{onto}, which is to have a copy of its data, starts {AT_ONCE} others first.")
+        self._busy[onto] += 1
+        self._promised[onto] = self._promised.get(onto, _NOTHING) + lost.demand
         taken = tuple(self._taken(volume, holders[best].get(volume.name), dead) for volume in lost.volumes)
-        return SeedOnto(lost, best, taken, f"{said}; {estimate}.")
+        return SeedOnto(lost, best, onto, taken, f"{lost.dead} is dead. {said}; {estimate}.")
 
     def _begin_empty(self, lost: Lost, dead: DeadNode) -> Action:
         """Nobody holds anything, and that may be lost."""

@@ -13,9 +13,10 @@ from primordia.control.lifebook import Page
 from primordia.control.remains import death_guards
 from primordia.daemon.leading import Leading
 from primordia.domain.lease import death_key, lease_key, life_key
-from primordia.ports.store import Compare, Put
+from primordia.ports.store import Compare, Delete, Put
 from primordia.registry.events import EventRecorder
 from primordia.registry.informers import Informers
+from primordia.registry.keys import key_of_object
 from primordia.registry.lives import HOLDINGS, Death
 from primordia.registry.ownership import Owner, owner_key, read_owner
 from primordia.registry.registry import Registry
@@ -251,6 +252,20 @@ def test_data_without_a_copy_begins_empty_where_the_manifest_allows_that() -> No
         assert any("empty" in message for reason, message in await world.events() if reason == "Recovered")
 
     play_survival(story, tuple(make_node(f"n{i}", rack="r1", pool="10Gi") for i in (1, 2)))
+
+
+def test_a_volume_that_vanished_is_not_made_anew_by_a_failover() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(world.moved("shop", 1))
+        volume = await world.volume()
+        await world.memory.txn([], [Delete(key_of_object(volume))])
+        await world.power_off(volume.status.node)
+        await world.until(world.waits("shop", "WaitingForCopies"))
+        await world.clock.sleep(60)
+        assert (await world.the("shop")).status.epoch == 1
+
+    play_survival(story)
 
 
 def test_much_at_once_on_several_racks_is_held_until_a_person_says_so() -> None:
