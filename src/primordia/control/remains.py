@@ -21,7 +21,7 @@ from primordia.ports.store import Compare, Delete
 from primordia.registry.events import EventRecorder
 from primordia.registry.guarded import GuardedStore
 from primordia.registry.informers import Informers
-from primordia.registry.lives import dead_guards, holding_key
+from primordia.registry.lives import Holding, dead_guards, holding_key, read_holding
 from primordia.registry.registry import Registry
 from primordia.wire.conditions import NODE_DEAD
 from primordia.wire.resources import Context
@@ -66,7 +66,13 @@ class Remains:
         for page in list(self._book.pages.values()):
             for node, holding in list(page.holdings.items()):
                 if page.life and holding.life < page.life and (page.death is None or holding.life < page.death.life):
-                    await self._registry.store.txn([], [Delete(holding_key(page.node, node))])
+                    await self._forget(holding_key(page.node, node), holding)
+
+    async def _forget(self, key: str, holding: Holding) -> None:
+        """The page may be behind: what has been said of the newest death meanwhile, under the same key, must stay."""
+        item = await self._registry.store.get(key)
+        if item is not None and read_holding(item) == holding:
+            await self._registry.store.txn([Compare(key, "mod", item.mod_revision)], [Delete(key)])
 
     async def _end_box(self, registry: Registry, box: Context) -> None:
         meta = box.metadata
