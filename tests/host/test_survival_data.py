@@ -5,7 +5,6 @@ The copy's node is stopped for the last of what is written, so that there is som
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from primordia.host.pool import PoolWish
 from primordia.host.power import cut_power, restore_power
 from primordia.host.shape import Shape
 from primordia.testing.soup import Many, eventually, lifeform, many_nodes, running
-from primordia.wire.resources import Lifeform, Node, Volume
+from primordia.wire.resources import Context, Lifeform, Volume
 from primordia.wire.volumes import Data, Layout, Replication
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="brings a soup up, which needs root")
@@ -57,6 +56,11 @@ async def test_a_power_cut_of_the_owner_and_its_return(soup: Many) -> None:
         synced = await client.sync(NAME, timeout_s=60)
         before = await client.get(Volume, NAME)
         owner, (copy,) = before.status.node, synced.copies
+
+        async def is_prepared() -> bool:
+            return any(not each.name.startswith(".") for each in soup.paths(copy).templates.iterdir())
+
+        await eventually("who holds the copy has the template", is_prepared)
         await only_the_owner_has(soup, client, owner, copy)
     begun_s = time.monotonic()
     others = [name for name in soup.names if name != owner]
@@ -68,6 +72,8 @@ async def test_a_power_cut_of_the_owner_and_its_return(soup: Many) -> None:
 
         await eventually("it goes on from its copy", goes_on)
         print(f"it answered {time.monotonic() - begun_s:.1f} s after the power cut")
+        context = await client.get(Context, NAME)
+        assert (context.spec.node, context.status.started_from) == (copy, "cold"), "it booted, though all was prepared"
         after = await client.get(Volume, NAME)
         began = after.status.restored_from
         assert began is not None
@@ -85,13 +91,27 @@ async def test_a_power_cut_of_the_owner_and_its_return(soup: Many) -> None:
         assert await said(client, "cat /var/data/file") == "one\ntwo\n"
         synced = await client.sync(NAME, timeout_s=60)
         assert synced.copies == (owner,)
+        await what_only_the_dead_had_is_there(soup, client, owner, began.number)
         await client.delete(Lifeform, "db")
         await soup.clear()
         await client.delete(Volume, NAME, uid=after.metadata.uid)
         assert await client.wait(Volume, NAME, lambda one: one is None, timeout_s=60) is None
-        assert (await client.get(Node, owner)).metadata.name == owner
     for name in soup.names:
         assert list((soup.paths(name).volumes / "volumes").iterdir()) == []
+
+
+async def what_only_the_dead_had_is_there(soup: Many, client: AsyncClient, owner: str, number: int) -> None:
+    """Put aside, and a volume of its own for who wants to look into it."""
+    found = await client.orphans(owner)
+    tails = [each.snapshot for each in found if each.name == NAME and each.snapshot is not None]
+    assert tails and all(each.number > number and each.epoch == 1 for each in tails), found
+    for name in soup.names:
+        assert name == owner or await client.orphans(name) == ()
+    made = await client.clone(NAME, "look", orphan=f"{owner}/{tails[-1].number}")
+    disk = soup.paths(owner).volumes / "volumes" / made.uid / "live" / "disk"
+    assert made.node == owner and disk.stat().st_blocks * 512 >= 16 << 20
+    await client.delete(Volume, "look", uid=made.uid)
+    assert await client.wait(Volume, "look", lambda one: one is None, timeout_s=60) is None
 
 
 async def only_the_owner_has(soup: Many, client: AsyncClient, owner: str, copy: str) -> None:
@@ -107,4 +127,3 @@ async def only_the_owner_has(soup: Many, client: AsyncClient, owner: str, copy: 
 
             await eventually("the noise is cut", cut)
         await cut_power(soup.soup, owner)
-        await asyncio.sleep(0)
