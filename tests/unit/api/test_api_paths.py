@@ -52,11 +52,14 @@ ROOT = "/apis/primordia.dev/v1alpha1"
         (f"{ROOT}/namespaces/a/lifeforms/x/status", Target(Lifeform, "a", "x", "status")),
         (f"{ROOT}/namespaces/a/contexts/x.y/exec", Target(Context, "a", "x.y", "exec")),
         (f"{ROOT}/nodes/n%31", Target(Node, "", "n1")),
+        (f"{ROOT}/nodes/n1/orphans", Target(Node, "", "n1", "orphans")),
+        (f"{ROOT}/lifeforms/x/orphans", None),
+        ("/internal/v1/volumes/orphans", Target(Node, subresource="orphans", here=True)),
         ("/api/v1/namespaces/a/events/e", Target(Event, "a", "e")),
         ("/api/v1/events", Target(Event)),
     ],
 )
-def test_paths(path: str, target: Target) -> None:
+def test_paths(path: str, target: Target | None) -> None:
     assert parse(path) == target
 
 
