@@ -57,7 +57,7 @@ def blueprints(lifeform: Lifeform, contexts: Mapping[str, Context], volumes: Vol
     found = {}
     for template in lifeform.spec.contexts:
         known = contexts.get(template.name)
-        stopping = known is not None and is_suspended(lifeform) and held_by(known) != _NOTHING
+        stopping = known is not None and not is_to_run(lifeform) and held_by(known) != _NOTHING
         kept = known.spec.template if known is not None and stopping else template
         found[template.name] = _blueprint(lifeform, kept, volumes.get(template.name))
     return found
@@ -130,6 +130,17 @@ def is_suspended(lifeform: Lifeform) -> bool:
     return lifeform.spec.operating_mode == "Suspended"
 
 
+def stands_for_move(lifeform: Lifeform) -> bool:
+    """Whether it is to stand still until a move has handed its data over, or is given up."""
+    moving = lifeform.status.moving
+    return moving is not None and moving.phase in ("Stopping", "HandingOver")
+
+
+def is_to_run(lifeform: Lifeform) -> bool:
+    """Whether its microVMs are wanted now."""
+    return not is_suspended(lifeform) and not stands_for_move(lifeform)
+
+
 def held_by(context: Context) -> Demand:
     """What a context keeps others from having: its share, while its microVM is wanted or may still be there."""
     phase = context.status.phase
@@ -161,6 +172,8 @@ def status_of(
         silent=node is not None and is_silent(node.status.conditions),
         dead=node is not None and is_dead(node.status.conditions),
     )
+    if phase == "Starting" and stands_for_move(lifeform):
+        phase = "Moving"
     verdicts = [scheduled, readiness(phase, members), *_recovery(lifeform, node)]
     labels = node.metadata.labels if node is not None else {}
     return msgspec.structs.replace(
@@ -210,7 +223,7 @@ def _blueprint(lifeform: Lifeform, template: ContextTemplate, volume: Volume | N
             node=lifeform.status.node,
             epoch=lifeform.status.epoch,
             template=template,
-            wanted="Stopped" if is_suspended(lifeform) else "Running",
+            wanted="Running" if is_to_run(lifeform) else "Stopped",
             keep_memory=is_suspended(lifeform) and spec.keep_memory,
             restart_policy=spec.restart_policy,
             network=spec.network,

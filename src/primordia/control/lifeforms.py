@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -17,7 +17,7 @@ from primordia.control.binding import Binder
 from primordia.control.blueprint import (
     LIFEFORM_FINALIZER,
     blueprints,
-    is_suspended,
+    is_to_run,
     needs_of,
     new_context,
     status_of,
@@ -25,6 +25,7 @@ from primordia.control.blueprint import (
     total_held,
 )
 from primordia.control.data import Volumes, data_needs, next_epoch
+from primordia.control.moving import Mover
 from primordia.control.planning import (
     is_mine,
     marked,
@@ -66,10 +67,16 @@ _WAITS = ("Unschedulable", "InsufficientCapacity")
 
 
 class LifeformController:
-    """Looks at lifeforms, one at a time for each key."""
+    """Looks at lifeforms, one at a time for each key. `again` wants another look, in that many seconds."""
 
     def __init__(
-        self, registry: Registry, informers: Informers, scheduler: Scheduler, events: EventRecorder, clock: Clock
+        self,
+        registry: Registry,
+        informers: Informers,
+        scheduler: Scheduler,
+        events: EventRecorder,
+        clock: Clock,
+        again: Callable[[Key, float], None],
     ) -> None:
         self._registry = registry
         self._lifeforms = informers.of(Lifeform)
@@ -77,6 +84,7 @@ class LifeformController:
         self._nodes = informers.of(Node)
         self._scheduler = scheduler
         self._binder = Binder(registry, informers, scheduler)
+        self._mover = Mover(registry, informers, scheduler, events, clock, again)
         self._events = events
         self._clock = clock
         self._told: dict[str, str] = {}
@@ -95,6 +103,7 @@ class LifeformController:
             return
         if lifeform.metadata.uid in self._scheduler.moving:
             return  # whoever writes its new place has it looked at again
+        lifeform = await self._mover.step(lifeform, contexts, self._binder.volumes_of(lifeform))
         after, contexts, scheduled = await self._walk(lifeform, contexts)
         if scheduled.status == "True" or after is None:
             self._told.pop(lifeform.metadata.uid, None)
@@ -165,7 +174,7 @@ class LifeformController:
             return self._refuse(lifeform, "InvalidSpec", f"The manifest cannot be read: {error}.")
         if not lifeform.status.node:
             return None
-        if is_suspended(lifeform):
+        if not is_to_run(lifeform):
             # What is being stopped never needs more, whatever its manifest says by now.
             demand = kept = demand & self._scheduler.ledger.held(lifeform.metadata.uid)
         shortage = self._scheduler.grow(lifeform, demand, kept)

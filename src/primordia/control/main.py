@@ -30,6 +30,7 @@ from primordia.wire.resources import Context, Lifeform, Node
 
 log = logging.getLogger(__name__)
 
+BY_TARGET = "target"
 Look = Callable[[Key], Awaitable[None]]
 
 
@@ -58,7 +59,7 @@ class Controllers:
         self.scheduler = Scheduler(informers, self.queue.add)
         self.boxes = BoxController(registry, informers, self.scheduler.ledger, WorkQueue(clock, rng))
         self.volumes = VolumeController(registry, informers, WorkQueue(clock, rng), self.queue.add, events, clock, timings)
-        self._controller = LifeformController(registry, informers, self.scheduler, events, clock)
+        self._controller = LifeformController(registry, informers, self.scheduler, events, clock, self.queue.add_after)
         self.failover = (
             FailoverController(registry, informers, self.scheduler, deaths, events, self.queue.add)
             if deaths is not None
@@ -67,6 +68,7 @@ class Controllers:
         self._lifeforms.subscribe(self._on_lifeform)
         self._contexts.subscribe(self._on_context)
         self._lifeforms.index(BY_NODE, lambda lifeform: lifeform.status.node or None)
+        self._lifeforms.index(BY_TARGET, lambda lifeform: lifeform.status.moving.to if lifeform.status.moving else None)
         self._nodes = informers.of(Node)
         self._nodes.subscribe(self._on_node)
 
@@ -137,6 +139,12 @@ class Controllers:
         self.boxes.on_node(change)
         self.volumes.on_node(change)
         old, new = change.old, change.new
+        about = new or old
+        if about is None:
+            return
+        if new is None or old is None or old.status.conditions != new.status.conditions:
+            for lifeform in self._lifeforms.by_index(BY_TARGET, about.metadata.name):
+                self.queue.add((lifeform.metadata.namespace, lifeform.metadata.name))
         if new is not None and _said(new) != _said(old):
             for lifeform in self._lifeforms.by_index(BY_NODE, new.metadata.name):
                 self.queue.add((lifeform.metadata.namespace, lifeform.metadata.name))

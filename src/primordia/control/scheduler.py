@@ -15,6 +15,7 @@ from primordia.control.company import Company
 from primordia.control.data import DataNeeds
 from primordia.control.ledger import Ledger
 from primordia.control.waiting import WaitingRoom
+from primordia.domain.moving import Destination
 from primordia.domain.placement import (
     Demand,
     NodeView,
@@ -31,6 +32,7 @@ from primordia.registry.codec import Change
 from primordia.registry.informers import Informers
 from primordia.wire.conditions import holds
 from primordia.wire.demand import demand_of_capacity
+from primordia.wire.meta import LABEL_RACK, LABEL_SEGMENT
 from primordia.wire.resources import Context, Lifeform, Node
 from primordia.wire.volumes import PoolSummary
 
@@ -140,6 +142,62 @@ class Scheduler:
         self._join(lifeform, line)
         return refusal.words() if isinstance(refusal, Shortage) else refusal
 
+    # ------------------------------------------------------------ moves
+
+    def choose_elsewhere(
+        self, lifeform: Lifeform, demand: Demand, to: Destination, disk_bytes: int | None, holders: frozenset[str]
+    ) -> Placement:
+        """A node for a lifeform that is to leave its own, promised to it beside that one; or why there is none.
+
+        One of the `holders`, which have copies of all its data, if any will do: nothing has to be brought there first.
+        """
+        request = self._request(_line_of(lifeform, demand, _NO_DATA), lifeform.metadata.uid)
+        request = dataclasses.replace(request, apart=lifeform.status.node)
+        placement = Placement("", "")
+        if holders:
+            placement = self._towards(dataclasses.replace(request, among=holders), to)
+        if not placement.node:
+            placement = self._towards(dataclasses.replace(request, disk_bytes=disk_bytes), to)
+        if placement.node:
+            self.ledger.promise(_second(lifeform.metadata.uid), placement.node, demand)
+        return placement
+
+    def lacks_elsewhere(self, lifeform: Lifeform, demand: Demand, node_name: str) -> str:
+        """Promise it that node beside its own; or why it is not to be had any more, as the end of a sentence."""
+        node = self._ranking.get(node_name)
+        if node is None:
+            return f"node {node_name} is not in the soup any more"
+        if not node.ready:
+            return f"node {node_name} is not ready"
+        shortage = self._shortage(_second(lifeform.metadata.uid), node_name, demand)
+        if shortage is not None:
+            return f"node {node_name} {shortage.words()}"
+        self.ledger.promise(_second(lifeform.metadata.uid), node_name, demand)
+        return ""
+
+    def arrive(self, lifeform: Lifeform, demand: Demand) -> None:
+        """The lifeform is where it was to go: what was promised to it there is its own, and its old place is free."""
+        self.stay(lifeform)
+        self.ledger.promise(lifeform.metadata.uid, lifeform.status.node, demand)
+
+    def stay(self, lifeform: Lifeform) -> None:
+        """The lifeform goes nowhere: it needs no second place."""
+        self.ledger.withdraw(_second(lifeform.metadata.uid))
+
+    def _towards(self, request: Request, to: Destination) -> Placement:
+        if to.kind == "node":
+            node = self._ranking.get(to.name)
+            if node is None:
+                return Placement("", f"There is no node {to.name}.")
+            refusal = refusal_of(request, node)
+            if refusal is None:
+                return Placement(to.name, "it was asked for.")
+            return Placement("", f"{to.name} {refusal.words() if isinstance(refusal, Shortage) else refusal}.")
+        label = {"rack": LABEL_RACK, "segment": LABEL_SEGMENT}.get(to.kind)
+        if label is not None:
+            request = dataclasses.replace(request, node_selector={**request.node_selector, label: to.name})
+        return place(request, self._ranking)
+
     def leave(self, key: Key) -> None:
         """The lifeform does not wait for room any more: whoever is behind it may have a try."""
         self._wake_one(self.waiting.leave(key))
@@ -164,6 +222,22 @@ class Scheduler:
         for lifeform in self._lifeforms.items():
             if lifeform.status.node and lifeform.metadata.uid not in given:
                 self._recall_bare(lifeform)
+        self._recall_moves()
+
+    def _recall_moves(self) -> None:
+        """What is under way holds two places, whatever its contexts, which may stand still, say."""
+        for lifeform in self._lifeforms.items():
+            moving, uid = lifeform.status.moving, lifeform.metadata.uid
+            if moving is None or moving.phase == "GivenUp" or lifeform.metadata.deletion_timestamp is not None:
+                continue
+            try:
+                demand = needs_of(lifeform, {})[0]
+            except ValueError:
+                continue
+            if self._shortage(uid, lifeform.status.node, demand) is None:
+                self.ledger.promise(uid, lifeform.status.node, demand)
+            if moving.phase != "Starting":
+                self.lacks_elsewhere(lifeform, demand, moving.to)
 
     def _recall_bare(self, lifeform: Lifeform) -> None:
         """A lifeform that has a node and no contexts yet."""
@@ -182,6 +256,7 @@ class Scheduler:
             self.ledger.promise(uid, left[0].spec.node, total_held(left))
         else:
             self.ledger.withdraw(uid)
+        self.ledger.withdraw(_second(uid))
 
     # ------------------------------------------------------------ inside
 
@@ -275,6 +350,11 @@ def view_of(node: Node, used: Demand) -> NodeView:
 def _disk_free(pool: PoolSummary) -> int | None:
     """The room for new volumes, in whole steps: what running disks take by the way is no news."""
     return pool.room_bytes // _DISK_STEP * _DISK_STEP if pool.total_bytes and not pool.problems else None
+
+
+def _second(uid: str) -> str:
+    """Who holds a place for a lifeform that is on its way there."""
+    return f"{uid}/moving"
 
 
 def _line_of(lifeform: Lifeform, demand: Demand, data: DataNeeds) -> Line:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from primordia.control.data import followed, templates_with_data, volume_name
+from primordia.control.extra import extra_copies, goal_of, settled
 from primordia.control.protection import Copies, choose_copies, choose_owner, holder_of, protection, with_room
 from primordia.control.queue import WorkQueue
 from primordia.domain.conditions import Verdict
@@ -85,13 +86,18 @@ class VolumeController:
             self._waiting.pop(key, None)
         self.queue.add(key)
         lifeform = lifeform_named_by(about)
-        if lifeform and _binding(old) != _binding(new):
+        if lifeform and (_binding(old) != _binding(new) or self._moves(about, lifeform)):
             self._wake((about.metadata.namespace, lifeform))
+
+    def _moves(self, volume: Volume, name: str) -> bool:
+        """Whether a move of its lifeform may wait for it."""
+        lifeform = self._lifeforms.get(name, volume.metadata.namespace)
+        return lifeform is not None and lifeform.status.moving is not None
 
     def on_lifeform(self, change: Change[Lifeform]) -> None:
         """A lifeform has changed, come or gone: its volumes want to know."""
         old, new = change.old, change.new
-        if old is not None and new is not None and old.spec is new.spec:
+        if old is not None and new is not None and old.spec is new.spec and goal_of(old) == goal_of(new):
             return
         for lifeform in (each for each in (old, new) if each is not None):
             for name in templates_with_data(lifeform):
@@ -133,11 +139,13 @@ class VolumeController:
                 volume = await self._registry.amend(volume, spec)
                 self._volumes.learn(volume)
         owned = msgspec.structs.replace(volume, status=self._owned(volume, user))
-        copies = self._copies(owned, user) if owned.status.node else _NO_COPIES
+        goal, leaving = goal_of(user), self._leaving(owned)
+        copies = self._copies(settled(owned, goal, leaving), user) if owned.status.node else _NO_COPIES
         self._remember(key, owned, copies)
         phase = _phase(owned, user, self._nodes.get(owned.status.node))
         nodes = {name: node for name in copies.nodes if (node := self._nodes.get(name)) is not None}
-        await self._write(volume, owned, phase, copies, protection(owned, copies, nodes))
+        replicas = (*copies.nodes, *(extra_copies(owned, copies, goal, leaving) if owned.status.node else ()))
+        await self._write(volume, owned, phase, replicas, protection(owned, copies, nodes))
 
     def _owned(self, volume: Volume, user: Lifeform | None) -> VolumeStatus:
         """The status with a node, where the volume is nobody's and there is room for it."""
@@ -185,13 +193,18 @@ class VolumeController:
         others = (self._volumes.get(name, volume.metadata.namespace) for name in names if name != volume.metadata.name)
         return frozenset(node for each in others if each is not None for node in each.status.replicas)
 
-    async def _write(self, stored: Volume, owned: Volume, phase: str, copies: Copies, verdict: Verdict) -> None:
+    def _leaving(self, volume: Volume) -> frozenset[str]:
+        """Of the nodes that hold copies, those that are to hold none."""
+        nodes = [self._nodes.get(name) for name in volume.status.replicas]
+        return frozenset(node.metadata.name for node in nodes if node is not None and node.spec.evacuating)
+
+    async def _write(self, stored: Volume, owned: Volume, phase: str, replicas: tuple[str, ...], verdict: Verdict) -> None:
         """Write what is decided, if it is news, in place of what it was decided from; tell of it."""
         now, generation = timestamp(self._clock.wall()), stored.metadata.generation
         status = msgspec.structs.replace(
             owned.status,
             phase=phase,
-            replicas=copies.nodes,
+            replicas=replicas,
             conditions=merge(stored.status.conditions, [verdict], now, generation),
             observed_generation=generation,
         )
@@ -200,9 +213,9 @@ class VolumeController:
         before = find(stored.status.conditions, "Protected")
         written = await self._registry.amend(stored, msgspec.structs.replace(stored, status=status), status=True)
         self._volumes.learn(written)
-        if copies.nodes != stored.status.replicas:
+        if replicas != stored.status.replicas:
             meta = stored.metadata
-            log.info("volume %s/%s: copies on %s", meta.namespace, meta.name, ", ".join(copies.nodes) or "no node")
+            log.info("volume %s/%s: copies on %s", meta.namespace, meta.name, ", ".join(replicas) or "no node")
         begins = before is None and verdict.reason == "Degraded"  # its first copies are being made
         if not begins and (before is None or before.reason != verdict.reason):
             self._events.record(written, verdict.reason, verdict.message, warning=verdict.status != "True")
@@ -269,7 +282,7 @@ def _binding(volume: Volume | None) -> object:
 def _standing(node: Node) -> object:
     """What of a node matters to the volumes it holds."""
     said = node.status.conditions
-    return node.metadata.labels, node.metadata.deletion_timestamp, is_silent(said), is_dead(said)
+    return node.metadata.labels, node.metadata.deletion_timestamp, is_silent(said), is_dead(said), node.spec.evacuating
 
 
 def _room(node: Node) -> object:

@@ -45,19 +45,20 @@ class View:
 
     `wish` is where somebody wants it to go, `lacks` why the target will not do, `unseeded` what of its data is not there yet,
     `running` which contexts have not stopped, `unhanded` whose last data is not there, `starting` which do not run there yet.
-    `ended` says that its programs are over for good: elsewhere they would run again.
+    `overdue` says that it has stood still for too long, `rooted` why it is better not moved at all.
     """
 
     node: str
     epoch: int
     wish: bool = True
     deleting: bool = False
-    ended: bool = False
+    rooted: str = ""
     lacks: str = ""
     unseeded: str = ""
     running: str = ""
     unhanded: str = ""
     starting: str = ""
+    overdue: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,14 +140,16 @@ def _begin(view: View) -> Step:
         return Nothing()
     if not view.node:
         return GiveUp("it has no node yet")
-    if view.ended:
-        return GiveUp("its programs have ended, and would run again elsewhere")
+    if view.rooted:
+        return GiveUp(view.rooted)
     return Choose()
 
 
 def _go_on(view: View, phase: Phase) -> Step:
     if phase == "Seeding":
         return Wait(view.unseeded) if view.unseeded else Enter("Stopping")
+    if view.overdue:
+        return GiveUp(f"{view.overdue}: {view.running or view.unhanded}")
     if view.running:
         return Wait(view.running)
     if phase == "Stopping":

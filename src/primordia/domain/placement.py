@@ -84,13 +84,16 @@ class NodeView:
 @dataclass(frozen=True, slots=True)
 class Request:
     """`beside` names the nodes that `colocateWith` leaves; None when it is not asked for. `data_on` is the one node where its
-    data is, empty when it has none yet; `disk_bytes` are the volumes that are to be made (None: none is)."""
+    data is, empty when it has none yet; `disk_bytes` are the volumes that are to be made (None: none is). `apart` is the node
+    that it is to leave, `among` those that hold copies of its data, where one of them is wanted."""
 
     demand: Demand
     node_selector: Mapping[str, str] = field(default_factory=dict)
     beside: frozenset[str] | None = None
     data_on: str = ""
     disk_bytes: int | None = None
+    apart: str = ""
+    among: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,10 @@ def refusal_of(request: Request, node: NodeView) -> str | Shortage | None:
     """Why this node cannot take the lifeform, as the tail of a sentence or as what it lacks; None when it can."""
     if request.data_on and node.name != request.data_on:
         return f"does not have its data, which is on {request.data_on}"
+    if node.name == request.apart:
+        return "is where it is now"
+    if request.among is not None and node.name not in request.among:
+        return "does not hold all copies of its data"
     if not node.ready:
         return "is not ready"
     if node.unschedulable:

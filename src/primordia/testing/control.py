@@ -23,7 +23,8 @@ from primordia.sim.objects import make_node
 from primordia.sim.store import CutError, FaultyStore
 from primordia.sim.virtual import VirtualClock
 from primordia.testing.virtual import run_virtual
-from primordia.wire.resources import Context, Event, Lifeform, Node
+from primordia.wire.resources import Context, Event, Lifeform, Node, Volume
+from primordia.wire.volumes import CopyState, HandedOver, LastSync, VolumeCopy
 
 
 class PretendNodes:
@@ -56,9 +57,59 @@ class PretendNodes:
             await self._registry.update(free)
             return
         phase = "Running" if context.spec.wanted == "Running" else "Stopped"
-        status = msgspec.structs.replace(context.status, phase=phase, ready=phase == "Running")
+        status = msgspec.structs.replace(
+            context.status, phase=phase, ready=phase == "Running", observed_generation=meta.generation
+        )
         if context.status.phase not in ("Succeeded", "Failed") and status != context.status:
             await self._registry.update_status(msgspec.structs.replace(context, status=status))
+
+
+class PretendDisks:
+    """Does for every Volume what its owner's daemon would tell: makes the disk, feeds the copies, hands over.
+
+    `stuck` are nodes that no copy reaches. `deeds` tells in order which copies became whole and what was handed over.
+    """
+
+    def __init__(self, registry: Registry, informers: Informers) -> None:
+        self._registry = registry
+        self._wake = asyncio.Event()
+        self._volumes = informers.of(Volume)
+        self._volumes.subscribe(lambda _: self._wake.set())
+        self.stuck: set[str] = set()
+        self.deeds: list[tuple[str, str]] = []
+
+    def look(self) -> None:
+        """Something that is not in the store has changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            for volume in self._volumes.items():
+                with contextlib.suppress(NotFoundError, ConflictError, StoreUnavailableError):
+                    await self._serve(volume)
+
+    async def _serve(self, volume: Volume) -> None:
+        status = volume.status
+        if not status.node:
+            return
+        copies = tuple(VolumeCopy(node=each, number=1, state=self._state(each)) for each in status.replicas)
+        told = msgspec.structs.replace(status, size_bytes=1, number=1, copies=copies)
+        handover = status.handover
+        if handover is not None and handover.epoch == status.epoch and self._state(handover.to) == "InSync":
+            handed = HandedOver(to=handover.to, at=handover.at, number=1)
+            synced = LastSync(epoch=status.epoch, number=1, copies=(handover.to,))
+            told = msgspec.structs.replace(told, handed_over=handed, last_sync=synced)
+        if told == status:
+            return
+        self.deeds += [("whole", each.node) for each in copies if each not in status.copies and each.state == "InSync"]
+        if told.handed_over != status.handed_over and told.handed_over is not None:
+            self.deeds.append(("handed over", told.handed_over.to))
+        await self._registry.update_status(msgspec.structs.replace(volume, status=told))
+
+    def _state(self, node: str) -> CopyState:
+        return "Unreachable" if node in self.stuck else "InSync"
 
 
 class ControlWorld:
@@ -76,10 +127,15 @@ class ControlWorld:
         self.died = asyncio.Event()
 
     async def begin(self) -> None:
-        """Start the pretended nodes."""
+        """Start the pretended nodes, and know the disks."""
         informers = Informers(self.sure)
         self.nodes = PretendNodes(self.sure, informers)
+        self.disks = PretendDisks(self.sure, informers)
         self._side = [asyncio.create_task(informers.run()), asyncio.create_task(self.nodes.run())]
+
+    def pretend_disks(self) -> None:
+        """Have volumes served from now on; without, a story tells itself what daemons would."""
+        self._side.append(asyncio.create_task(self.disks.run()))
 
     async def start(self) -> None:
         """Start controllers as a fresh process would."""

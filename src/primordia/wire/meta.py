@@ -19,6 +19,8 @@ LABEL_PARENT = "primordia.dev/parent"
 LABEL_TEMPLATE = "primordia.dev/template"
 LABEL_PLAIN = "primordia.dev/plain"
 """On a Template that was made on the way to a box of an image: "true"."""
+ANNOTATION_MOVE = "primordia.dev/move-to"
+"""On a Lifeform, the wish that it go to `node/NAME`, `rack/NAME`, `segment/NAME` or `elsewhere`; taken away, it stays."""
 
 ANNOTATION_ALLOW_LOSS = "primordia.dev/allow-loss"
 """On a Lifeform: the epoch that it may leave with a loss, once (`primordia failover NAME --allow-loss`)."""

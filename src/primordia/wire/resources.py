@@ -180,7 +180,7 @@ class Moving(Wire, frozen=True, kw_only=True):
 
     `phase` is Seeding (its data is brought there, and it runs), Stopping, HandingOver (the last of its data), Starting (it is
     there, in the next epoch, which `epoch` then is) or GivenUp (it stayed); `message` says what is waited for, or why.
-    `since` is when the move began, `stopped_at` when its contexts were told to stop (RFC 3339).
+    `since` is when the move began, `stopped_at` when its contexts were told to stop (RFC 3339). `wish` is what was asked for.
     """
 
     phase: Literal["Seeding", "Stopping", "HandingOver", "Starting", "GivenUp"]
@@ -190,6 +190,7 @@ class Moving(Wire, frozen=True, kw_only=True):
     since: str = ""
     stopped_at: str = ""
     message: str = ""
+    wish: str = ""
 
 
 class Moved(Wire, frozen=True, kw_only=True):
@@ -230,8 +231,8 @@ class ContextSummary(Wire, frozen=True, kw_only=True):
 
 
 class LifeformStatus(Wire, frozen=True, kw_only=True):
-    """`phase` is Pending, Starting, Running, Suspended, Succeeded, Failed, Terminating, Unknown (its node is silent) or Parked
-    (its node is dead, and the condition Recovered says what it waits for)."""
+    """`phase` is Pending, Starting, Running, Moving (it stands still for a move), Suspended, Succeeded, Failed, Terminating, Unknown (its
+    node is silent) or Parked (its node is dead, and the condition Recovered says what it waits for)."""
 
     phase: str = always("Pending")
     node: str = ""

@@ -95,17 +95,19 @@ class LastSync(Wire, frozen=True, kw_only=True):
 
 
 class Handover(Wire, frozen=True, kw_only=True):
-    """Nothing writes the volume any more in `epoch`: the node `to` is to have all of it."""
+    """Nothing writes the volume any more in `epoch`: the node `to` is to have all of it. `at` tells this wish from others."""
 
     to: str
     epoch: int
+    at: str
 
 
 class HandedOver(Wire, frozen=True, kw_only=True):
-    """All that was written in `epoch` is in snapshot `number` (0: nothing ever was), which the node `to` holds durably."""
+    """All that was written until the Handover with this `at` was asked for is in snapshot `number` (0: nothing ever was),
+    which the node `to` holds durably."""
 
     to: str
-    epoch: int
+    at: str
     number: int = 0
 
 

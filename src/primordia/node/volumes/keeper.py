@@ -164,6 +164,8 @@ class VolumeKeeper:
                 raise TemporaryError(
                     f"The volume {owned.title} is in use: a microVM before this one has not ended.", reason="VolumeInUse"
                 )
+            if owned.is_handed_over:
+                raise TemporaryError(f"The volume {owned.title} is being handed over.", reason="VolumeHandedOver")
             if owned.volume.metadata.deletion_timestamp is not None:
                 raise ConflictError(f"The volume {owned.title} is being destroyed.", reason="VolumeDestroyed")
             owned.opening = live

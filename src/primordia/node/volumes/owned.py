@@ -48,6 +48,12 @@ class OwnedVolume:
         return self.opening is not None or self.live is not None
 
     @property
+    def is_handed_over(self) -> bool:
+        """Whether another node is to have it: nothing opens it here any more."""
+        handover = self.volume.status.handover
+        return handover is not None and handover.epoch == self.epoch
+
+    @property
     def title(self) -> str:
         """How logs and errors name it."""
         return f"{self.volume.metadata.namespace}/{self.volume.metadata.name}"

@@ -30,7 +30,7 @@ from primordia.registry.registry import Registry
 from primordia.registry.rules import timestamp
 from primordia.wire.data import SyncResult
 from primordia.wire.resources import Volume
-from primordia.wire.volumes import LastSync, Replication
+from primordia.wire.volumes import HandedOver, LastSync, Replication
 
 log = logging.getLogger(__name__)
 
@@ -177,14 +177,17 @@ class Syncs:
         copied_s = self._clock.boottime()
         shared.waits_for, shared.number = "the engine to record it", 0
         at = timestamp(self._clock.wall())
-        await self._record(volume, LastSync(epoch=manifest.epoch, number=manifest.number, at=at, copies=nodes))
+        await self.record(volume, LastSync(epoch=manifest.epoch, number=manifest.number, at=at, copies=nodes))
         steps = (flushed_s - begun_s, cut_s - flushed_s, copied_s - cut_s, self._clock.boottime() - copied_s)
         for step, seconds in zip(("flush", "cut", "copy", "record"), steps, strict=True):
             self._took.observe(seconds, step)
         return SyncResult(number=manifest.number, epoch=manifest.epoch, copies=nodes, at=at)
 
-    async def _record(self, volume: Volume, synced: LastSync) -> None:
-        """Make it the volume's last sync. TemporaryError, ConflictError where it has not the owner and epoch of `volume`."""
+    async def record(self, volume: Volume, synced: LastSync | None, handed: HandedOver | None = None) -> None:
+        """Make it the volume's last sync, and the end of the hand-over that `volume` asks for.
+
+        TemporaryError, ConflictError where it has not the owner and epoch of `volume`, or another hand-over is asked for.
+        """
         registry = self._registry
         if self._life is not None:
             life = self._life()
@@ -197,11 +200,20 @@ class Syncs:
         def change(stored: Volume) -> Volume:
             if (stored.metadata.uid, stored.status.node, stored.status.epoch) != (meta.uid, node, epoch):
                 raise ConflictError(f"The volume {meta.namespace}/{meta.name} has another owner or epoch.", reason="NotOwner")
-            last = stored.status.last_sync
-            newer = synced if last is None or (last.epoch, last.number) <= (synced.epoch, synced.number) else last
-            return msgspec.structs.replace(stored, status=msgspec.structs.replace(stored.status, last_sync=newer))
+            if handed is not None and stored.status.handover != volume.status.handover:
+                raise ConflictError(f"The volume {meta.namespace}/{meta.name} is not handed over any more.")
+            status = msgspec.structs.replace(stored.status, last_sync=_newer(stored.status.last_sync, synced))
+            if handed is not None:
+                status = msgspec.structs.replace(status, handed_over=handed)
+            return msgspec.structs.replace(stored, status=status)
 
         await registry.mutate(Volume, meta.name, meta.namespace, change, status=True)
+
+
+def _newer(last: LastSync | None, synced: LastSync | None) -> LastSync | None:
+    if last is None or synced is None:
+        return last or synced
+    return synced if (last.epoch, last.number) <= (synced.epoch, synced.number) else last
 
 
 async def _write_back(owned: OwnedVolume) -> None:

@@ -14,6 +14,7 @@ from primordia.node.volumes.copies.receiver import Reach, Receiver
 from primordia.node.volumes.copies.replicator import Replicator
 from primordia.node.volumes.copies.scrubbing import Scrubber
 from primordia.node.volumes.cutting import Cutter
+from primordia.node.volumes.handover import Handovers
 from primordia.node.volumes.keeper import VolumeKeeper
 from primordia.node.volumes.syncs import Syncs
 from primordia.registry.events import EventRecorder
@@ -58,17 +59,20 @@ class VolumeCopies:
         )
         self.replicator = Replicator(keeper, self._directory, self._outgoing, reach=reach, clock=clock)
         self.syncs = Syncs(cutter, self.replicator, registry, clock, metrics, company.life)
+        self._handovers = Handovers(keeper, cutter, self.replicator, self.syncs.record, clock)
         self.scrubber = Scrubber(self._auditor, self.replicator, cutter, reach, clock, node)
         cutter.needed = self.replicator.needed
 
     async def run(self) -> None:
         """Work until cancelled; what was under way goes on at the next start."""
         try:
+            self._handovers.begin()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.holder.recover(), name="copies/recover")
                 group.create_task(self.replicator.run(), name="copies/replicator")
                 group.create_task(self._auditor.run(), name="copies/auditor")
         finally:
+            await self._handovers.close()
             await self.syncs.close()
             await self.holder.close()
             await self._outgoing.close()

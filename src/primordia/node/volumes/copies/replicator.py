@@ -95,6 +95,18 @@ class Replicator:
             self.hurry(uid)
             await news.wait()
 
+    async def until_on(self, uid: str, number: int, node: str) -> None:
+        """Wait until that node has the snapshot durably. It may take for ever."""
+        while True:
+            news = self._news.setdefault(uid, asyncio.Event())
+            news.clear()
+            copies = self._copies.get(uid)
+            sender = copies.senders.get(node) if copies is not None else None
+            if sender is not None and sender.acknowledged >= number:
+                return
+            self.hurry(uid)
+            await news.wait()
+
     def hurry(self, uid: str, *, ask: bool = False) -> None:
         """Somebody waits for the copies; `ask`: have them say again what they hold."""
         copies = self._copies.get(uid)
