@@ -40,6 +40,23 @@ async def list_(options: Namespace) -> int:
     return 0
 
 
+async def maintenance(options: Namespace) -> int:
+    """Somebody works on a node, or no longer: its lifeforms wait for it, however silent it is."""
+    until = ""
+    if options.state == "on" and options.length:
+        end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=options.length)
+        until = end.strftime("%Y-%m-%dT%H:%M:%SZ")
+    wanted: dict[str, Any] | None = None if options.state == "off" else ({"until": until} if until else {})
+    async with client(options) as soup:
+        await soup.patch(Node, options.name, {"spec": {"unschedulable": options.state == "on", "maintenance": wanted}})
+    if options.state == "off":
+        print(f"node/{options.name} is out of maintenance, and takes lifeforms again")
+    else:
+        how_long = f"until {until}" if until else "until it is taken out of it"
+        print(f"node/{options.name} is in maintenance {how_long}: it takes nothing new, and its silence is no death")
+    return 0
+
+
 async def cordon(options: Namespace) -> int:
     """Let a node take no more lifeforms; those it has stay."""
     return await _mark(options, unschedulable=True)
@@ -55,10 +72,11 @@ async def _mark(options: Namespace, *, unschedulable: bool) -> int:
     async with client(options) as soup:
         for name in options.names:
             before = await soup.get(Node, name)
-            if before.spec.unschedulable == unschedulable:
+            if before.spec.unschedulable == unschedulable and (unschedulable or not before.spec.evacuating):
                 print(f"node/{name} is {word} already")
                 continue
-            await soup.patch(Node, name, {"spec": {"unschedulable": unschedulable}})
+            copies_too: dict[str, Any] = {} if unschedulable else {"evacuating": False}
+            await soup.patch(Node, name, {"spec": {"unschedulable": unschedulable, **copies_too}})
             print(f"node/{name} {word}")
     return 0
 
@@ -172,7 +190,7 @@ def nodes_text(nodes: Sequence[Node], now: datetime.datetime, *, wide: bool = Fa
             segment_of(node) or "-",
             rack_of(node) or "-",
             node.metadata.name,
-            node_state(node),
+            node_state(node, now),
             str(node.status.allocated.contexts),
             *room_of(node).cells(blocks=on),
             node.status.accelerator or "-",

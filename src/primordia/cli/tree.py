@@ -46,7 +46,8 @@ def seconds(text: str) -> float:
 
 def build() -> Parser:
     """The whole tree."""
-    from primordia.cli import tree_forks, tree_machines, tree_survival, tree_volumes  # they are made of what is here
+    # they are made of what is here
+    from primordia.cli import tree_forks, tree_machines, tree_operations, tree_survival, tree_volumes
 
     parser = Parser(prog="primordia", description="Long-lived, stateful microVMs beside their own data.")
     parser.add_argument("--version", action="version", version=f"primordia {__version__}")
@@ -61,6 +62,7 @@ def build() -> Parser:
     _image(commands)
     _node(commands)
     tree_machines.add(commands)
+    tree_operations.add(commands)
     _other(commands)
     return parser
 
@@ -330,6 +332,8 @@ def _image_config(parser: Parser) -> None:
 
 
 def _node(commands: Commands) -> None:
+    from primordia.cli import tree_operations
+
     node = commands.add_parser("node", help="list nodes, tell about one, keep lifeforms off it", description="Nodes.")
     verbs = node.add_subparsers(title="commands", metavar="COMMAND", required=True)
     list_ = _add(verbs, "ls", "nodes:list_", "list nodes by segment and rack, with what they have left")
@@ -345,6 +349,7 @@ def _node(commands: Commands) -> None:
         mark = _add(verbs, verb, f"nodes:{verb}", summary)
         mark.add_argument("names", nargs="+", metavar="NAME")
         _client(mark, namespace=False)
+    tree_operations.add_to_node(verbs)
 
     racks = _add(commands, "racks", "nodes:racks", "list racks by segment, with their nodes and what they have left")
     racks.add_argument(

@@ -231,8 +231,8 @@ class ContextSummary(Wire, frozen=True, kw_only=True):
 
 
 class LifeformStatus(Wire, frozen=True, kw_only=True):
-    """`phase` is Pending, Starting, Running, Moving (it stands still for a move), Suspended, Succeeded, Failed, Terminating, Unknown (its
-    node is silent) or Parked (its node is dead, and the condition Recovered says what it waits for)."""
+    """`phase` is Pending, Starting, Running, Moving (it stands still for a move), Suspended, Succeeded, Failed, Terminating,
+    Unknown (its node is silent) or Parked (its node is dead, and the condition Recovered says what it waits for)."""
 
     phase: str = always("Pending")
     node: str = ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from primordia.kit.units import human_age, human_bytes, parse_quantity
-from primordia.wire.conditions import is_dead
+from primordia.wire.conditions import in_maintenance, is_dead
 from primordia.wire.meta import Condition
 from primordia.wire.resources import Context, Event, Image, Lifeform, Node, Resource, Secret, Soup, Template, Volume
 
@@ -106,12 +106,18 @@ def _published(lifeform: Lifeform) -> str:
     return _or_none(",".join(f"{port.publish}->{port.container_port}" for port in ports))
 
 
-def node_state(node: Node) -> str:
-    """Whether a node takes lifeforms, in a word or two."""
-    state = {"True": "Ready", "False": "NotReady"}.get(_is(node.status.conditions, "Ready"), "Unknown")
+def node_state(node: Node, now: datetime.datetime | None = None) -> str:
+    """Whether a node takes lifeforms, in a few words. Without `now` a maintenance is taken to last."""
+    words = [{"True": "Ready", "False": "NotReady"}.get(_is(node.status.conditions, "Ready"), "Unknown")]
     if is_dead(node.status.conditions):
-        state = "Dead"
-    return f"{state},SchedulingDisabled" if node.spec.unschedulable else state
+        words = ["Dead"]
+    if node.spec.unschedulable:
+        words.append("SchedulingDisabled")
+    if node.spec.evacuating:
+        words.append("Evacuating")
+    if node.spec.maintenance is not None and (now is None or in_maintenance(node, now)):
+        words.append("Maintenance")
+    return ",".join(words)
 
 
 def _share(used: str, whole: str, *, size: bool) -> str:
@@ -227,7 +233,7 @@ _COLUMNS: dict[type[Resource], tuple[Column, ...]] = {
     ),
     Node: (
         _NAME,
-        Column("Status", "Whether it takes contexts.", lambda o, now: node_state(o)),
+        Column("Status", "Whether it takes contexts.", node_state),
         Column("Segment", "Its segment.", _topology("segment")),
         Column("Rack", "Its rack.", _topology("rack")),
         Column("Contexts", "How many it runs.", lambda o, now: o.status.allocated.contexts, type="integer"),
