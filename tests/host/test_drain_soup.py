@@ -5,21 +5,17 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from primordia.cli import moving, nodes
-from primordia.cli.tree import parse
 from primordia.client.aio import AsyncClient
 from primordia.client.moves import move
 from primordia.host.pool import PoolWish
 from primordia.host.shape import Shape
 from primordia.testing.soup import Many, eventually, lifeform, many_nodes, running
-from primordia.wire.resources import Lifeform, Node, Volume
+from primordia.wire.resources import Lifeform, Volume
 from primordia.wire.volumes import Data
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="brings a soup up, which needs root")

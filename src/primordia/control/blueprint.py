@@ -136,6 +136,12 @@ def stands_for_move(lifeform: Lifeform) -> bool:
     return moving is not None and moving.phase in ("Stopping", "HandingOver")
 
 
+def goal_of(lifeform: Lifeform | None) -> str:
+    """The node that makes ready for a lifeform, and is to have its data, before it goes there; empty for none."""
+    moving = lifeform.status.moving if lifeform is not None else None
+    return moving.to if moving is not None and moving.phase in ("Seeding", "Stopping", "HandingOver") else ""
+
+
 def is_to_run(lifeform: Lifeform) -> bool:
     """Whether its microVMs are wanted now."""
     return not is_suspended(lifeform) and not stands_for_move(lifeform)
@@ -232,6 +238,7 @@ def _blueprint(lifeform: Lifeform, template: ContextTemplate, volume: Volume | N
             volume=volume.metadata.name if volume is not None else "",
             volume_uid=volume.metadata.uid if volume is not None else "",
             recovered=recovered_in(lifeform),
+            next_node=goal_of(lifeform),
         ),
         tuple(sorted(labels.items())),
     )

@@ -11,13 +11,7 @@ from collections.abc import Collection
 import msgspec
 
 from primordia.control.protection import Copies, replication_of
-from primordia.wire.resources import Lifeform, Volume
-
-
-def goal_of(lifeform: Lifeform | None) -> str:
-    """The node that is to have a lifeform's data before it goes there; empty for none."""
-    moving = lifeform.status.moving if lifeform is not None else None
-    return moving.to if moving is not None and moving.phase in ("Seeding", "Stopping", "HandingOver") else ""
+from primordia.wire.resources import Volume
 
 
 def settled(volume: Volume, goal: str, leaving: Collection[str]) -> Volume:

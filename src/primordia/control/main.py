@@ -142,7 +142,7 @@ class Controllers:
         about = new or old
         if about is None:
             return
-        if new is None or old is None or old.status.conditions != new.status.conditions:
+        if new is None or old is None or _outlook(old) != _outlook(new):
             for lifeform in self._lifeforms.by_index(BY_TARGET, about.metadata.name):
                 self.queue.add((lifeform.metadata.namespace, lifeform.metadata.name))
         if new is not None and _said(new) != _said(old):
@@ -168,3 +168,8 @@ def _said(node: Node | None) -> tuple[str, str]:
     ready = find(node.status.conditions, "Ready") if node is not None else None
     silent = ready is not None and (ready.status == "Unknown" or ready.reason == NODE_DEAD)
     return (ready.reason, ready.message) if ready is not None and silent else ("", "")
+
+
+def _outlook(node: Node) -> object:
+    """What of a node matters to those that are to be moved there."""
+    return node.status.conditions, node.status.expecting, node.status.allocatable

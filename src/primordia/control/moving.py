@@ -131,7 +131,7 @@ class Mover:
             view,
             wish=wish == moving.wish,
             lacks=self._scheduler.lacks_elsewhere(lifeform, needs_of(lifeform, mine)[0], move.to),
-            unseeded=unseeded(volumes, move.to),
+            unseeded=unseeded(volumes, move.to) or unexpected(lifeform, mine, self._nodes.get(move.to)),
             running=running(mine) or self._silence(move.source, mine),
             unhanded=unhanded(volumes, moving),
             overdue=self._overdue(lifeform, moving),
@@ -378,6 +378,14 @@ def unseeded(volumes: Volumes, to: str) -> str:
         if copy.state != "InSync":
             return f"the copy of volume {volume.metadata.name} on {to} is {copy.state} {copy.message}".rstrip(" .")
     return ""
+
+
+def unexpected(lifeform: Lifeform, contexts: Mapping[str, Context], target: Node | None) -> str:
+    """For which contexts the target is not ready, as a sentence; one that is not to run needs nothing there."""
+    if is_suspended(lifeform) or target is None:
+        return ""
+    late = [name for name, each in sorted(contexts.items()) if each.metadata.uid not in target.status.expecting]
+    return f"{target.metadata.name} makes ready for {', '.join(late)}" if late else ""
 
 
 def unhanded(volumes: Volumes, moving: Moving) -> str:

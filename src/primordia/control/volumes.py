@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from primordia.control.blueprint import goal_of
 from primordia.control.data import followed, templates_with_data, volume_name
-from primordia.control.extra import extra_copies, goal_of, settled
+from primordia.control.extra import extra_copies, settled
 from primordia.control.protection import Copies, choose_copies, choose_owner, holder_of, protection, with_room
 from primordia.control.queue import WorkQueue
 from primordia.domain.conditions import Verdict

@@ -17,6 +17,7 @@ from primordia.kit.paths import NodePaths
 from primordia.node.access import Access
 from primordia.node.addresses import AddressBook
 from primordia.node.execute import Executor
+from primordia.node.expecting import Expecting
 from primordia.node.facts import Host, LinuxHost
 from primordia.node.fleet import Fleet
 from primordia.node.forks.service import ForkService
@@ -129,7 +130,8 @@ class Node:
         self.forks = ForkService(self._services, self.fleet, executor, informers, self._writer, metrics or Metrics())
         if resolvers is not None:
             self._services.names = Names(informers, config, resolvers, self.fleet.addresses).handler
-        self._keeper = NodeKeeper(self._services, informers, self._writer, conditions)
+        self._expecting = Expecting(self._services, informers, self.conditions_changed)
+        self._keeper = NodeKeeper(self._services, informers, self._writer, conditions, lambda: self._expecting.ready)
         self.contexts = Access(self.fleet, settings, clock, config.name)
         informers.of(Context)
 
@@ -161,6 +163,7 @@ class Node:
                     ("network", self._network_keeper.run(self.fleet, self.fleet.tell_faults)),
                     ("images", self._services.image_keeper.run()),
                     ("node", self._keeper.run()),
+                    ("expecting", self._expecting.run()),
                     ("contexts", self.fleet.run()),
                     ("forks", self.forks.run(self._sweep)),
                     *((("volumes", self.volume_work.run()),) if self.volume_work is not None else ()),

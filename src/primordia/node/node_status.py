@@ -42,9 +42,18 @@ Verdicts = Callable[[], Sequence[Verdict]]
 
 
 class NodeKeeper:
-    """Keeps this node's object true. `others` are conditions that are not the node's own to judge."""
+    """Keeps this node's object true. `others` are conditions that are not the node's own to judge, `expecting` the contexts
+    that may come."""
 
-    def __init__(self, services: Services, informers: Informers, writer: StatusWriter, others: Verdicts) -> None:
+    def __init__(
+        self,
+        services: Services,
+        informers: Informers,
+        writer: StatusWriter,
+        others: Verdicts,
+        expecting: Callable[[], tuple[str, ...]] = tuple,
+    ) -> None:
+        self._expecting = expecting
         self._services = services
         self._others = others
         self._nodes = informers.of(Node)
@@ -134,6 +143,7 @@ class NodeKeeper:
             kernel_version=config.tools.kernel_version,
             images=self._images,
             pool=pool,
+            expecting=self._expecting(),
         )
 
     async def _ready(self) -> Verdict:

@@ -71,6 +71,9 @@ class ForkStarts(Protocol):
     async def bring_up(self, live: Live, way: Way, files: tuple[SecretFile, ...]) -> None:
         """The microVM, held by `live`, its identity confirmed. Raises PrimordiaError or OSError; `live` may hold it then."""
 
+    async def prepare(self, context: Context, root: RootImage) -> None:
+        """Have a template for a context that is to come, if one can be had. Never raises PrimordiaError."""
+
     def booted(self, context: Context, root: RootImage) -> None:
         """A context had to boot: have a template made for the next one."""
 

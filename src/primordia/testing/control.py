@@ -48,8 +48,21 @@ class PretendNodes:
                 with contextlib.suppress(NotFoundError, ConflictError, StoreUnavailableError):
                     await self._serve(context)
 
+    async def _expect(self, context: Context) -> None:
+        """What the node does to which a context is about to be moved."""
+        uid, name = context.metadata.uid, context.spec.next_node
+
+        def expecting(node: Node) -> Node | None:
+            known = node.status.expecting
+            status = msgspec.structs.replace(node.status, expecting=(*known, uid))
+            return None if uid in known else msgspec.structs.replace(node, status=status)
+
+        await self._registry.mutate(Node, name, "", expecting, status=True)
+
     async def _serve(self, context: Context) -> None:
         meta = context.metadata
+        if context.spec.next_node and context.spec.next_node not in self.silent:
+            await self._expect(context)
         if meta.deletion_timestamp is not None:
             if self.hold_finalizers or CONTEXT_FINALIZER not in meta.finalizers:
                 return

@@ -269,7 +269,8 @@ class ContextSpec(Wire, frozen=True, kw_only=True):
     `parent`, another Context by name with its `parent_uid`; `depth` counts the forks above it. `lifetime` parent ends it with
     its parent, keep does not. `from_template` is the Template that a box was claimed from. `expires_at` (RFC 3339) ends it.
     `volume` is the Volume with its data, by name with its `volume_uid`; both are empty where it has none. `recovered` is its
-    lifeform's, if its epoch began so. `keep_memory`: what it has in memory when it is Stopped is kept.
+    lifeform's, if its epoch began so. `keep_memory`: what it has in memory when it is Stopped is kept. `next_node` is about to
+    have it, and makes ready for it.
     """
 
     lifeform: str = ""
@@ -292,6 +293,7 @@ class ContextSpec(Wire, frozen=True, kw_only=True):
     volume: str = ""
     volume_uid: str = ""
     recovered: Recovered | None = None
+    next_node: str = ""
 
 
 class ContextStatus(Wire, frozen=True, kw_only=True):
@@ -379,6 +381,7 @@ class NodeStatus(Wire, frozen=True, kw_only=True):
     """`allocatable` is what contexts may be promised: capacity less the reserve, with CPU overcommitted.
 
     `address` is where other nodes reach it; `api_endpoint` where clients do. `pool` is where its volumes and copies lie.
+    `expecting` are the uids of contexts that are about to be moved there, and for whose start all is ready.
     """
 
     capacity: NodeCapacity = NodeCapacity()
@@ -395,6 +398,7 @@ class NodeStatus(Wire, frozen=True, kw_only=True):
     kernel_version: str = ""
     images: tuple[str, ...] = ()
     pool: PoolSummary = PoolSummary()
+    expecting: tuple[str, ...] = ()
 
 
 class Node(Resource, tag_field="kind", tag="Node", frozen=True, kw_only=True):

@@ -136,6 +136,19 @@ class LifeformStarts:
         check_confirmed(person, said)
         live.confirmed = tuple(said)
 
+    async def prepare(self, context: Context, root: RootImage) -> None:
+        """See services.ForkStarts."""
+        if not self._services.settings.plain_templates:
+            return
+        recipe = self._recipe(context, root)
+        try:
+            stored = await self._templates.ensure(recipe)
+        except PrimordiaError as error:
+            log.warning("%s will have to boot: %s", context.metadata.name, error)
+            return
+        count = self._warm(recipe)
+        self._templates.used(recipe, stored, count, count)
+
     def booted(self, context: Context, root: RootImage) -> None:
         """See services.ForkStarts."""
         if self._services.settings.plain_templates:
