@@ -36,7 +36,7 @@ from primordia.daemon.leading import Leading
 from primordia.daemon.peer_routes import PeerRoutes
 from primordia.daemon.router import Router, elsewhere
 from primordia.domain.conditions import Verdict
-from primordia.domain.engine import verdict_of
+from primordia.domain.engine import nearest_first, verdict_of
 from primordia.domain.timings import Timings
 from primordia.drivers.contexts_remote.contexts import Peers
 from primordia.drivers.contexts_remote.copies import CopyPeers
@@ -112,7 +112,8 @@ class Daemon:
         self._host_netns = host_netns
         pki = Path(config.state_dir) / "pki"
         credentials = pki / "ca.crt", pki / "node.crt", pki / "node.key"
-        self._store = EtcdStore(config.engine.endpoints, pki / "engine-ca.crt", pki / "engine.crt", pki / "engine.key")
+        servers = nearest_first(config.engine.endpoints, config.address)
+        self._store = EtcdStore(servers, pki / "engine-ca.crt", pki / "engine.crt", pki / "engine.key")
         self._registry = Registry(self._store, SystemClock())
         self._informers = Informers(self._registry)
         self._events = EventRecorder(self._registry, "node", config.name)
@@ -176,7 +177,7 @@ class Daemon:
             self._store,
             self._store.members,
             self._registry.clock,
-            self._store.use,
+            lambda urls: self._store.use(nearest_first(urls, config.address)),
             self._node.conditions_changed,
         )
         self._joining = join_api(config, self._registry, lambda: self._engine.endpoints)

@@ -6,6 +6,7 @@ change all that stay must answer: a change made while one is down may be the one
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,16 @@ def verdict_of(health: Health, node: str) -> Verdict:
         "NotAnswering",
         f"Its engine server does not answer: see its engine.log. `primordia engine remove {node}` gives it up.",
     )
+
+
+def nearest_first(urls: Sequence[str], address: str) -> tuple[str, ...]:
+    """The servers' URLs in the order in which the node with that address asks them: its own one, if it has one, whose fate is
+    its own; else one of them, not the same for all nodes, so that a server's death is felt by few."""
+    ordered = sorted(urls)
+    begin = next((at for at, url in enumerate(ordered) if f"//{address}:" in url), None)
+    if begin is None:
+        begin = zlib.crc32(address.encode()) % max(1, len(ordered))
+    return (*ordered[begin:], *ordered[:begin])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from primordia.domain.engine import Seat, check_add, check_remove
+from primordia.domain.engine import Seat, check_add, check_remove, nearest_first
 from primordia.domain.rate import FailureLimit
 from primordia.kit.errors import AlreadyExistsError, NotFoundError, PermanentError, TemporaryError
 
@@ -60,3 +60,13 @@ def test_who_fails_often_waits_and_others_do_not() -> None:
     for number in range(5000):
         limit.failed(str(number), 61.0)
     assert limit.wait_s("x", 61.0) == 0
+
+
+def test_a_node_asks_its_own_server_first_and_the_others_are_not_all_asked_by_everybody() -> None:
+    urls = [f"https://10.77.0.{n}:2379" for n in (3, 1, 2)]
+    assert nearest_first(urls, "10.77.0.2") == tuple(f"https://10.77.0.{n}:2379" for n in (2, 3, 1))
+    assert nearest_first(urls, "10.77.0.3")[0] == "https://10.77.0.3:2379"
+    without = {nearest_first(urls, f"10.77.0.{n}")[0] for n in range(20, 40)}
+    assert without == set(urls)
+    assert sorted(nearest_first(urls, "10.77.0.20")) == sorted(urls)
+    assert nearest_first([], "10.77.0.20") == ()

@@ -3,6 +3,9 @@
 The invariant is "never twice": a request that may have reached a server is sent again only if the caller says that
 repeating it is harmless. Otherwise its fate is unknown and the caller is told so (StoreUnavailableError). A connection
 that was never made has sent nothing, so that is always tried again, at the next server.
+
+A machine that lost its power says no goodbye, and a watch that waits for it would miss what happens meanwhile. So the kernel
+asks the other end of each connection whether it is there, and breaks it well before anybody's lease is over.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import asyncio
 import contextlib
 import io
 import random
+import socket
 import ssl
 import weakref
 from collections.abc import Iterator, Sequence
@@ -18,6 +22,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import aiohttp
+from aiohttp import AddrInfoType as AddrInfo
 
 from primordia.drivers.store_etcd import gateway
 from primordia.kit.errors import PrimordiaError
@@ -32,6 +37,8 @@ _LARGE = 2**20
 _HEADERS = {"Content-Type": "application/json"}
 # A server that lost the others must end a stream instead of leaving it silent ("require leader" of etcd's clients).
 _REQUIRE_LEADER = {"Grpc-Metadata-Hasleader": "true"}
+_ASK_AFTER_S, _ASK_EVERY_S, _ASK_TIMES = 1, 1, 2
+_UNHEARD_MS = 3000
 
 
 @dataclass(frozen=True)
@@ -167,9 +174,9 @@ class Transport:
 
     def _session(self, limit: int, *, reuse: bool) -> aiohttp.ClientSession:
         if reuse:
-            connector = aiohttp.TCPConnector(ssl=self._tls, limit=limit, keepalive_timeout=60)
+            connector = aiohttp.TCPConnector(ssl=self._tls, limit=limit, keepalive_timeout=60, socket_factory=_socket)
         else:
-            connector = aiohttp.TCPConnector(ssl=self._tls, limit=limit, force_close=True)
+            connector = aiohttp.TCPConnector(ssl=self._tls, limit=limit, force_close=True, socket_factory=_socket)
         return aiohttp.ClientSession(
             connector=connector,
             headers=_HEADERS,
@@ -177,6 +184,18 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
+
+
+def _socket(address: AddrInfo) -> socket.socket:
+    """One whose other end the kernel asks, each second, whether it is there."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ASK_AFTER_S)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _ASK_EVERY_S)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _ASK_TIMES)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNHEARD_MS)
+    return made
 
 
 def _payload(body: bytes) -> bytes | io.BytesIO:
