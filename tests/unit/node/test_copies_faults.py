@@ -84,7 +84,7 @@ class Race:
     def __init__(self, world: CopyWorld, restorer: Restorer, chance: random.Random) -> None:
         self.restored: list[tuple[float, int, int]] = []
         syncs, replicator = world.nodes["n1"].copies.syncs, world.nodes["n1"].copies.replicator
-        record_sync, record_restore, until = syncs._record, restorer._record, replicator.until
+        record_sync, record_restore, until = syncs.record, restorer._record, replicator.until
 
         async def restored(owned: OwnedVolume, made: Manifest, intent: Intent) -> None:
             await record_restore(owned, made, intent)
@@ -101,7 +101,7 @@ class Race:
             await world.clock.sleep(chance.uniform(0, 0.3))
             return found
 
-        restorer._record, syncs._record, replicator.until = restored, synced, slowly  # type: ignore[method-assign]
+        restorer._record, syncs.record, replicator.until = restored, synced, slowly  # type: ignore[method-assign]
 
 
 async def test_a_sync_that_races_a_restore_returns_nothing_that_was_undone(world: CopyWorld) -> None:
