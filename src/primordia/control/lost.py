@@ -34,6 +34,8 @@ from primordia.wire.volumes import LastSync, RestoredFrom, VolumeStatus, holder_
 
 _DEFAULT = Recovery()
 _OVER = ("Succeeded", "Failed")
+_EARLIER = 16
+"""Takeovers that a volume remembers beside its last."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,7 @@ def _began(before: Volume, epoch: int, taken: Taken | None, now: str) -> Restore
     """How the volume's epoch begins; None where there was nothing yet that could have been lost."""
     if taken is None:
         return None
+    last = before.status.restored_from
     return RestoredFrom(
         epoch=epoch,
         node=before.status.node,
@@ -223,6 +226,7 @@ def _began(before: Volume, epoch: int, taken: Taken | None, now: str) -> Restore
         lost_seconds=round(taken.lost_s, 3),
         allow_loss=not taken.sufficient,
         at=now,
+        earlier=(*last.earlier, (last.epoch, last.number))[-_EARLIER:] if last is not None else (),
     )
 
 

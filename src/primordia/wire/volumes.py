@@ -115,7 +115,8 @@ class RestoredFrom(Wire, frozen=True, kw_only=True):
     """How `epoch` began, after the death of the owner before, `node`: from its snapshot `number` (0: empty, with no copy left).
 
     At most so many seconds of writes were lost. `allow_loss`: the snapshot is older than the last sync, or there is none, and
-    somebody had said that this will do.
+    somebody had said that this will do. `earlier` are epoch and number of the times before, oldest first: a node that slept
+    through several has to know them all.
     """
 
     epoch: int
@@ -124,6 +125,7 @@ class RestoredFrom(Wire, frozen=True, kw_only=True):
     lost_seconds: float = 0
     allow_loss: bool = False
     at: str = ""
+    earlier: tuple[tuple[int, int], ...] = ()
 
 
 class Checkpoint(Wire, frozen=True, kw_only=True):

@@ -399,6 +399,27 @@ def test_a_second_death_in_a_later_life_forgets_what_was_held_of_the_first() -> 
     play_survival(story)
 
 
+def test_a_volume_remembers_from_where_it_went_on_before() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(world.moved("shop", 1))
+        volume = await world.volume()
+        first, second = volume.status.node, volume.status.replicas[0]
+        await world.synced("shop.main", 7, second)
+        await world.power_off(first)
+        await world.until(world.moved("shop", 2))
+        await world.power_on(first)
+        await world.clock.sleep(5)
+        await world.synced("shop.main", 9, first)
+        await world.power_off(second)
+        await world.until(world.moved("shop", 3))
+        began = (await world.volume()).status.restored_from
+        assert began is not None
+        assert (began.epoch, began.node, began.number, began.earlier) == (3, second, 9, ((2, 7),))
+
+    play_survival(story)
+
+
 def test_a_new_leader_gives_those_it_never_saw_their_grace() -> None:
     async def story(world: SurvivalWorld) -> None:
         await world.sure.create(make_lifeform("shop"))

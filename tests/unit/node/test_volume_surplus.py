@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from primordia.domain.snapshots import Manifest
 from primordia.drivers.store_memory import MemoryStore
 from primordia.drivers.volumes_memory import MemoryVolumes
 from primordia.kit.clock import SystemClock
 from primordia.kit.errors import CapacityError
 from primordia.node.volumes import surplus
-from primordia.node.volumes.surplus import Surplus, is_surplus
+from primordia.node.volumes.surplus import Surplus, is_surplus, never_owned
 from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
 from primordia.wire.meta import ObjectMeta
@@ -149,3 +150,18 @@ async def test_what_its_owner_never_had_stays(tmp_path: Path) -> None:
         assert (info.newest, info.tails) == (0, (2, 3))
         assert holder_finalizer("old") in (await registry.get(Volume, "shop.main", "default")).metadata.finalizers
     await store.close()
+
+
+def test_who_slept_through_two_takeovers_knows_what_was_lost_with_the_first() -> None:
+    began = RestoredFrom(epoch=3, node="second", number=50, earlier=((2, 10),))
+    volume = a_volume(a_copy())
+    volume = msgspec.structs.replace(volume, status=msgspec.structs.replace(volume.status, restored_from=began))
+    slept = [a_manifest(1, 10), a_manifest(1, 11), a_manifest(1, 12)]
+    assert never_owned(volume, slept) == (11, 12)
+    assert never_owned(volume, [a_manifest(1, 10), a_manifest(2, 11), a_manifest(2, 50), a_manifest(3, 51)]) == ()
+    assert never_owned(volume, [a_manifest(2, 50), a_manifest(2, 51)]) == (51,)
+    assert never_owned(a_volume(a_copy()), slept) == ()
+
+
+def a_manifest(epoch: int, number: int) -> Manifest:
+    return Manifest(UID, epoch, number, "", 1 << 20, 0.0, (), f"{epoch}-{number}")

@@ -51,11 +51,12 @@ def is_surplus(volume: Volume, node: str) -> bool:
 
 
 def never_owned(volume: Volume, snapshots: Sequence[Manifest]) -> tuple[int, ...]:
-    """Those that the node which took the volume over did not have: it went on from an older one. Pure."""
+    """Those that a node which took the volume over did not have: it went on from an older one. Pure."""
     began = volume.status.restored_from
-    if began is None:
-        return ()
-    return tuple(each.number for each in snapshots if each.epoch < began.epoch and each.number > began.number)
+    times = ((began.epoch, began.number), *began.earlier) if began is not None else ()
+    return tuple(
+        each.number for each in snapshots if any(each.epoch < epoch and each.number > number for epoch, number in times)
+    )
 
 
 class Surplus:
