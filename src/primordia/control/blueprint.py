@@ -176,7 +176,7 @@ def status_of(
         members=members,
         complete=all(template.name in contexts for template in lifeform.spec.contexts),
         silent=node is not None and is_silent(node.status.conditions),
-        dead=node is not None and is_dead(node.status.conditions),
+        dead=node is None or is_dead(node.status.conditions),
     )
     if phase == "Starting" and stands_for_move(lifeform):
         phase = "Moving"

@@ -17,16 +17,19 @@ from primordia.domain.timings import Timings
 from primordia.kit.clock import Clock
 from primordia.kit.deadline import wait_event
 from primordia.kit.errors import PrimordiaError
+from primordia.ports.store import Compare
 from primordia.registry.informers import Informers
+from primordia.registry.keys import key_of
 from primordia.registry.lives import Death, dead_guards, death_put
 from primordia.registry.registry import Registry
 from primordia.registry.rules import moment, timestamp
 from primordia.wire.conditions import in_maintenance
 from primordia.wire.meta import ANNOTATION_FAILOVER_ALL, LABEL_RACK, LABEL_SEGMENT
-from primordia.wire.resources import Node, Soup
+from primordia.wire.resources import Lifeform, Node, Soup
 
 log = logging.getLogger(__name__)
 
+BY_NODE = "node"
 _TICK_S = 1.0
 OVERRIDE_S = 300.0
 """How long `failover --all` lifts the hold."""
@@ -50,6 +53,8 @@ class DeathWatch:
     ) -> None:
         self._registry = registry
         self._nodes = informers.of(Node)
+        self._lifeforms = informers.of(Lifeform)
+        self._lifeforms.index(BY_NODE, lambda lifeform: lifeform.status.node or None)
         self.book = self._book = book
         self._clock = clock
         self.timings = self._timings = timings
@@ -91,8 +96,7 @@ class DeathWatch:
         while True:
             self._changed.clear()
             now = self._clock.boottime()
-            pages = [page for page in self._book.pages.values() if page.life or page.present]
-            seen = [self._watched(page) for page in pages]
+            seen = [self._watched(page) for page in self._book.pages.values() if page.life or page.present or self._left(page)]
             verdicts = takeover.judge(seen, self._timings, now)
             if any(isinstance(verdict, Hold) for verdict in verdicts.values()) and await self._is_overridden():
                 verdicts = takeover.judge(seen, self._timings, now, override=True)
@@ -114,8 +118,14 @@ class DeathWatch:
             left_s=reading.left_s if reading is not None else None,
             read_s=reading.read_s if reading is not None else 0.0,
             death=page.death.by if page.death is not None and page.death.life == page.life else "",
+            left=self._left(page),
             maintenance=node is not None and in_maintenance(node, self._clock.wall()),
         )
+
+    def _left(self, page: Page) -> bool:
+        """Whether the node was taken out of the soup, and lifeforms stayed behind."""
+        known = page.life or page.present or self._nodes.get(page.node) is not None
+        return not known and bool(self._lifeforms.by_index(BY_NODE, page.node))
 
     def _tell(self, verdicts: dict[str, Verdict]) -> None:
         before, self._verdicts = self._verdicts, verdicts
@@ -139,7 +149,10 @@ class DeathWatch:
         at = timestamp(self._clock.wall())
         death = Death(life=page.life, by="controllers", reason=verdict.reason, boot_id=boot_id, at=at)
         try:
-            result = await self._registry.store.txn(dead_guards(name, page.life), [death_put(name, death)])
+            guards = [*dead_guards(name, page.life)]
+            if not page.life:
+                guards.append(Compare(key_of(Node, name), "mod", 0))
+            result = await self._registry.store.txn(guards, [death_put(name, death)])
         except PrimordiaError as error:
             log.warning("the death of node %s is not declared yet: %s", name, error)
             return

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from primordia.control.binding import Binder
 from primordia.control.data import Volumes
-from primordia.control.deaths import DeathWatch
+from primordia.control.deaths import BY_NODE, DeathWatch
 from primordia.control.lifebook import Page
 from primordia.control.lost import Estate, estate_dead_on, is_over, lost_of
 from primordia.control.remains import Remains
@@ -48,7 +48,6 @@ from primordia.wire.volume_rules import lifeform_named_by
 
 log = logging.getLogger(__name__)
 
-BY_NODE = "node"
 BY_OWNER = "owner"
 _AGAIN_S = 2.0
 """Parked lifeforms are looked at again so often at the latest: what they wait for may be a sum that no event tells of."""
@@ -163,6 +162,9 @@ class FailoverController:
             for page in pages.values():
                 await self._remains.clear(page)
             await self._remains.forget_holdings()
+            for page in (page for page in pages.values() if not page.life):
+                if not self._lifeforms.by_index(BY_NODE, page.node) and not self._volumes.by_index(BY_OWNER, page.node):
+                    await self._remains.forget(page)
         except PrimordiaError as error:
             log.warning("failover waits: %s", error)
             return _AGAIN_S

@@ -31,8 +31,8 @@ class Page:
     """One node. `lease_revision` is its lease key's create revision, 0 while there is none; `since_s` is when that was first
     seen, and `seen` whether the key ever was.
 
-    `life` is its last life, `death_revision` the mod revision of its deaths key; `holdings` is what others hold of it, by
-    node, as they said for whichever life they said it.
+    `life` is its last life, 0 for a node that has left the soup, `death_revision` the mod revision of its deaths key;
+    `holdings` is what others hold of it, by node, as they said it for whichever life.
     """
 
     node: str
@@ -53,7 +53,7 @@ class Page:
     @property
     def dead(self) -> bool:
         """Whether its last life is over for good, and no other has begun."""
-        return not self.present and self.death is not None and self.death.life == self.life > 0
+        return not self.present and self.death is not None and self.death.life == self.life
 
 
 class LifeBook:
@@ -74,6 +74,13 @@ class LifeBook:
     def get(self, node: str) -> Page | None:
         """One node's page."""
         return self._pages.get(node)
+
+    def expect(self, node: str) -> None:
+        """Somebody is bound to that node: it has a page, though no key of it may be left."""
+        if node not in self._pages:
+            self._pages[node] = Page(node, self._clock.boottime())
+            for told in list(self._told):
+                told(node)
 
     def subscribe(self, told: Told) -> None:
         """Be told of every page that changes from now on."""

@@ -12,8 +12,8 @@ import random
 from collections.abc import Awaitable, Callable
 
 from primordia.control.boxes import BoxController
-from primordia.control.deaths import DeathWatch
-from primordia.control.failover import BY_NODE, FailoverController
+from primordia.control.deaths import BY_NODE, DeathWatch
+from primordia.control.failover import FailoverController
 from primordia.control.lifeforms import LifeformController
 from primordia.control.queue import WorkQueue
 from primordia.control.scheduler import Key, Scheduler, index_key
@@ -65,11 +65,12 @@ class Controllers:
             if deaths is not None
             else None
         )
+        self._deaths = deaths
+        self._nodes = informers.of(Node)
         self._lifeforms.subscribe(self._on_lifeform)
         self._contexts.subscribe(self._on_context)
         self._lifeforms.index(BY_NODE, lambda lifeform: lifeform.status.node or None)
         self._lifeforms.index(BY_TARGET, lambda lifeform: lifeform.status.moving.to if lifeform.status.moving else None)
-        self._nodes = informers.of(Node)
         self._nodes.subscribe(self._on_node)
 
     async def run(self) -> None:
@@ -130,6 +131,8 @@ class Controllers:
             return
         key = (about.metadata.namespace, about.metadata.name)
         self.volumes.on_lifeform(change)
+        if change.new is not None:
+            self._expect(change.new.status.node)
         if change.new is None:
             self.scheduler.recount(key, about.metadata.uid)
         self.queue.add(key)
@@ -142,12 +145,19 @@ class Controllers:
         about = new or old
         if about is None:
             return
+        if new is None:
+            self._expect(about.metadata.name)
         if new is None or old is None or _outlook(old) != _outlook(new):
             for lifeform in self._lifeforms.by_index(BY_TARGET, about.metadata.name):
                 self.queue.add((lifeform.metadata.namespace, lifeform.metadata.name))
-        if new is not None and _said(new) != _said(old):
-            for lifeform in self._lifeforms.by_index(BY_NODE, new.metadata.name):
+        if new is None or _said(new) != _said(old):
+            for lifeform in self._lifeforms.by_index(BY_NODE, about.metadata.name):
                 self.queue.add((lifeform.metadata.namespace, lifeform.metadata.name))
+
+    def _expect(self, node: str) -> None:
+        """Lifeforms of a node that is not there any more do not wait for it."""
+        if node and self._deaths is not None and self._nodes.get(node) is None:
+            self._deaths.book.expect(node)
 
     def _on_context(self, change: Change[Context]) -> None:
         about = change.new or change.old

@@ -74,6 +74,11 @@ class Remains:
         if item is not None and read_holding(item) == holding:
             await self._registry.store.txn([Compare(key, "mod", item.mod_revision)], [Delete(key)])
 
+    async def forget(self, page: Page) -> None:
+        """Remove the last word about a node that has left, and of which nothing is left. Raises StoreUnavailableError."""
+        holdings = [Delete(holding_key(page.node, node)) for node in page.holdings]
+        await self._registry.store.txn(death_guards(page), [Delete(death_key(page.node)), *holdings])
+
     async def _end_box(self, registry: Registry, box: Context) -> None:
         meta = box.metadata
         message = f"Node {box.spec.node} is dead, and its memory with it."

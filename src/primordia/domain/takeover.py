@@ -29,7 +29,8 @@ class Watched:
     `since_s` is when the key was first seen as it is: there (`present`) or not; `from_start` says that it was never seen there,
     so that nothing is known of how it went. `left_s` is the last reading of what its lease had left, taken at `read_s`;
     only readings above zero count, for zero is also the answer for a lease that is gone.
-    `death` names who has recorded the end of this life: `node`, `controllers` or nobody (empty).
+    `death` names who has recorded the end of this life: `node`, `controllers` or nobody (empty). `left` is one that was taken
+    out of the soup, and whose lifeforms stayed behind: it has no life that could be known.
     """
 
     node: str
@@ -42,6 +43,7 @@ class Watched:
     read_s: float = 0.0
     death: str = ""
     maintenance: bool = False
+    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,11 @@ Verdict = Dead | Wait | Hold
 
 def judge(watched: Sequence[Watched], timings: Timings, now: float, *, override: bool = False) -> dict[str, Verdict]:
     """What is to be said of each node that is away and not yet dead. `override` lifts the hold."""
-    away = [each for each in watched if not each.present and not each.death and each.life]
+    away = [each for each in watched if not each.present and not each.death and (each.life or each.left)]
     found: dict[str, Verdict] = {}
     for node in away:
         verdict = _alone(node, len(watched), timings, now)
-        if isinstance(verdict, Dead) and not override:
+        if isinstance(verdict, Dead) and not override and not node.left:
             verdict = _hold(node, watched, timings, now) or verdict
         found[node.node] = verdict
     return found
@@ -108,6 +110,8 @@ def _alone(node: Watched, total: int, timings: Timings, now: float) -> Verdict:
         return Wait(None, "It is the only node: there is nobody to fail over to.")
     if node.maintenance:
         return Wait(None, "It is in maintenance, and is not declared dead.")
+    if node.left:
+        return _by(node.since_s + timings.absent_grace_s, now, "It has left the soup, and what it ran stayed behind")
     if node.from_start:
         return _by(node.since_s + timings.absent_grace_s, now, "It has been away since this leader began to look")
     if _ran_out(node, timings):
@@ -147,7 +151,7 @@ def _hold(node: Watched, watched: Sequence[Watched], timings: Timings, now: floa
 def _goes_with(other: Watched, node: Watched, timings: Timings, now: float) -> bool:
     if other.node == node.node:
         return True
-    if other.maintenance or other.death == "node":
+    if other.maintenance or other.left or other.death == "node":
         return False
     if not other.present:
         return abs(other.since_s - node.since_s) <= timings.ttl_s

@@ -43,7 +43,7 @@ class SurvivalWorld(ControlWorld):
         self.mute: set[str] = set()
         self.lives: dict[str, int] = {}
         self._supervisors: dict[str, asyncio.Task[None]] = {}
-        self._leases: dict[str, int] = {}
+        self.leases: dict[str, int] = {}
 
     # ------------------------------------------------------------ nodes
 
@@ -55,7 +55,7 @@ class SurvivalWorld(ControlWorld):
     async def power_on(self, name: str) -> None:
         """The node begins a life."""
         self.nodes.silent.discard(name)
-        lease = self._leases[name] = await self.memory.grant(TTL_S)
+        lease = self.leases[name] = await self.memory.grant(TTL_S)
         value = msgspec.json.encode(Life(name, boot_id=f"boot-{self.lives.get(name, 0)}"))
         guard = Compare(lease_key(name), "create", 0)
         result = await self.memory.txn([guard], [Put(lease_key(name), value, lease), Put(life_key(name), value)])
@@ -79,7 +79,7 @@ class SurvivalWorld(ControlWorld):
     async def revoke(self, name: str) -> None:
         """An operator ends the lease of a node that lives; its link is gone as well."""
         await self.power_off(name)
-        await self.memory.revoke(self._leases[name])
+        await self.memory.revoke(self.leases[name])
 
     async def _supervise(self, name: str, lease: int) -> None:
         while True:

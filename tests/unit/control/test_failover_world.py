@@ -14,6 +14,7 @@ from primordia.control.remains import death_guards
 from primordia.daemon.leading import Leading
 from primordia.domain.lease import death_key, lease_key, life_key
 from primordia.ports.store import Compare, Delete, Put
+from primordia.registry import lives
 from primordia.registry.events import EventRecorder
 from primordia.registry.informers import Informers
 from primordia.registry.keys import key_of_object
@@ -25,7 +26,7 @@ from primordia.sim.store import FaultyStore
 from primordia.testing.survival import SurvivalWorld, play_survival
 from primordia.wire.conditions import find
 from primordia.wire.meta import ObjectMeta
-from primordia.wire.resources import Context, ContextSpec, ContextTemplate, Lifeform, Recovery, Soup, Volume
+from primordia.wire.resources import Context, ContextSpec, ContextTemplate, Lifeform, Node, Recovery, Soup, Volume
 from primordia.wire.volumes import holder_finalizer
 
 
@@ -264,6 +265,30 @@ def test_a_volume_that_vanished_is_not_made_anew_by_a_failover() -> None:
         await world.until(world.waits("shop", "WaitingForCopies"))
         await world.clock.sleep(60)
         assert (await world.the("shop")).status.epoch == 1
+
+    play_survival(story)
+
+
+def test_what_a_node_left_behind_that_was_taken_out_of_the_soup_goes_on_elsewhere() -> None:
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(world.moved("shop", 1))
+        volume = await world.volume()
+        owner, copy = volume.status.node, volume.status.replicas[0]
+        await world.synced("shop.main", 5, copy)
+        await world.power_off(owner)
+        await world.memory.revoke(world.leases[owner])
+        await lives.forget(world.memory, owner)
+        await world.sure.delete(Node, owner)
+        await world.until(world.moved("shop", 2))
+        assert (await world.the("shop")).status.node == copy
+        await world.clock.sleep(60)
+        assert not [each for each in (await world.memory.list("/primordia/deaths/")).items if each.key.endswith(owner)]
+        assert not (await world.memory.list(f"{HOLDINGS}{owner}/")).items, "nothing is kept of it"
+        await world.sure.create(make_node(owner, rack=f"r{owner[1:]}", pool="10Gi"))
+        await world.power_on(owner)
+        await world.clock.sleep(60)
+        assert (await world.the("shop")).status.epoch == 2
 
     play_survival(story)
 

@@ -75,6 +75,13 @@ def test_maintenance_and_a_soup_of_one() -> None:
     assert isinstance(judge((gone(),), USUAL, late)["n1"], Wait)
 
 
+def test_one_that_was_taken_out_of_the_soup_has_no_life_and_no_hold() -> None:
+    left = [gone(f"n{i}", life=0, left=True, from_start=True) for i in range(3)]
+    assert all(isinstance(each, Wait) for each in judge((*left, node("n4")), USUAL, GONE_S + 29).values())
+    assert all(isinstance(each, Dead) for each in judge((*left, node("n4")), USUAL, GONE_S + 30).values())
+    assert isinstance(said(gone(), GONE_S + 60, *left, node("n5")), Dead), "those who left do not count"
+
+
 # ---------------------------------------------------------------- the hold
 
 
