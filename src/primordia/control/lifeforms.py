@@ -101,7 +101,7 @@ class LifeformController:
             self._scheduler.leave(key)
             await self._remove_orphans(key, contexts)
             return
-        if lifeform.metadata.uid in self._scheduler.moving:
+        if lifeform.metadata.uid in self._scheduler.in_flight:
             return  # whoever writes its new place has it looked at again
         lifeform = await self._mover.step(lifeform, contexts, self._binder.volumes_of(lifeform))
         after, contexts, scheduled = await self._walk(lifeform, contexts)

@@ -74,7 +74,7 @@ class Scheduler:
         self._ranking = Ranking()
         self._company = Company()
         self.waiting: WaitingRoom[Key, Line] = WaitingRoom()
-        self.moving: set[str] = set()
+        self.in_flight: set[str] = set()
         """Lifeforms (uids) whose change of node is being written: until that is known, nobody decides anything about them."""
         self.ledger = Ledger(self._on_sum)
         self._lifeforms = informers.of(Lifeform)

@@ -69,7 +69,7 @@ class Taker:
         """Write all of it; whether all takeovers were done."""
         gate = asyncio.Semaphore(_PARALLEL)
         # Before anything is awaited: nobody else is to decide about them meanwhile.
-        self._scheduler.moving.update(each.estate.lifeform.metadata.uid for each in takeovers)
+        self._scheduler.in_flight.update(each.estate.lifeform.metadata.uid for each in takeovers)
         await asyncio.gather(*(self._take_over(gate, each) for each in takeovers))
         await asyncio.gather(*(self._park(gate, *each) for each in parked))
         return all(each.done for each in takeovers)
@@ -83,7 +83,7 @@ class Taker:
             log.info("%s/%s is not recovered on %s yet: %s", meta.namespace, meta.name, takeover.node, error)
             await self._settle(takeover.estate.lifeform)
         finally:
-            self._scheduler.moving.discard(meta.uid)
+            self._scheduler.in_flight.discard(meta.uid)
             self._wake((meta.namespace, meta.name))
 
     async def _write(self, takeover: Takeover) -> None:
