@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 BY_NODE = "node"
 _TICK_S = 1.0
+_UNSURE_S = 0.5
 OVERRIDE_S = 300.0
 """How long `failover --all` lifts the hold."""
 
@@ -39,7 +40,8 @@ _DEFAULT = Timings()
 
 class DeathWatch:
     """Judges and declares while it runs. `book` and `readings` are run by their owner; `on_verdict` is told of a
-    node that is held, or no longer is."""
+    node that is held, or no longer is; `unsure` says why nobody may be declared dead from this node now, if so
+    (`domain/contact.py`)."""
 
     def __init__(
         self,
@@ -50,7 +52,9 @@ class DeathWatch:
         clock: Clock,
         *,
         timings: Timings = _DEFAULT,
+        unsure: Callable[[], str] = lambda: "",
     ) -> None:
+        self._unsure = unsure
         self._registry = registry
         self._nodes = informers.of(Node)
         self._lifeforms = informers.of(Lifeform)
@@ -101,6 +105,10 @@ class DeathWatch:
             if any(isinstance(verdict, Hold) for verdict in verdicts.values()) and await self._is_overridden():
                 verdicts = takeover.judge(seen, self._timings, now, override=True)
             self._tell(verdicts)
+            if (why := self._unsure()) and any(isinstance(verdict, Dead) for verdict in verdicts.values()):
+                log.warning("nobody is declared dead yet: %s", why)
+                await wait_event(self._clock, self._changed, _UNSURE_S)
+                continue
             dead = [(name, verdict) for name, verdict in verdicts.items() if isinstance(verdict, Dead)]
             await asyncio.gather(*(self._declare(*each) for each in dead))
             await wait_event(self._clock, self._changed, _pause_s(verdicts, now))

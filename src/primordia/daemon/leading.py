@@ -19,6 +19,7 @@ from primordia.control.main import Controllers
 from primordia.control.nodes import NodeMonitor
 from primordia.control.owners import settle_owners
 from primordia.control.readings import LeaseReadings
+from primordia.domain.contact import Contact, fit_to_lead, why_unsure
 from primordia.domain.timings import Timings
 from primordia.kit.clock import Clock
 from primordia.kit.errors import PrimordiaError
@@ -41,7 +42,8 @@ class Leading:
     """This node's part in the soup's leadership. The owner runs `informers` and `events`.
 
     `incarnation` tells this node's run folder and boot from any other, empty where it is not known. `new_uid` and `rng` are
-    for those who want a run to be repeatable.
+    for those who want a run to be repeatable. `contact` is the node's with the engine (`domain/contact.py`), which
+    a declaration of death rests on; without one everybody is trusted, as in a test.
     """
 
     def __init__(  # noqa: PLR0913 (a composition: each is a port or a part that the owner shares)
@@ -54,10 +56,12 @@ class Leading:
         incarnation: str,
         *,
         timings: Timings = Timings(),  # noqa: B008 (frozen)
+        contact: Callable[[], Contact | None] | None = None,
         new_uid: Callable[[], str] = new_uid,
         rng: random.Random | None = None,
     ) -> None:
         self._timings = timings
+        self._contact = contact
         self._new_uid = new_uid
         self._rng = rng or random.Random()
         self._store = store
@@ -67,7 +71,7 @@ class Leading:
         for kind in (Lifeform, Context, Node, Volume):
             informers.of(kind)
         self.book = LifeBook(store, clock)
-        self.leader = Leader(store, clock, OFFICE, f"{node}/{incarnation or secrets.token_hex(8)}", timings)
+        self.leader = Leader(store, clock, OFFICE, f"{node}/{incarnation or secrets.token_hex(8)}", timings, self._is_fit)
         self.readings = LeaseReadings(
             store,
             self.book,
@@ -93,10 +97,18 @@ class Leading:
                 for task in following:
                     task.cancel()
 
+    def _is_fit(self) -> bool:
+        return self._contact is None or fit_to_lead(self._contact(), self._timings, self._clock.boottime())
+
+    def _unsure(self) -> str:
+        return why_unsure(self._contact(), self._timings, self._clock.boottime()) if self._contact is not None else ""
+
     async def _lead(self, guard: Compare) -> None:
         registry = Registry(GuardedStore(self._store, [guard]), self._clock, new_uid=self._new_uid)
         await self._prepare(registry)
-        deaths = DeathWatch(registry, self._informers, self.book, self.readings, self._clock, timings=self._timings)
+        deaths = DeathWatch(
+            registry, self._informers, self.book, self.readings, self._clock, timings=self._timings, unsure=self._unsure
+        )
         monitor = NodeMonitor(registry, self._informers, self.book, self._clock, self._events, held=deaths.held, rng=self._rng)
         deaths.on_verdict = monitor.look_at
         controllers = Controllers(

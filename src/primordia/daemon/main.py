@@ -69,6 +69,7 @@ from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
 from primordia.supervisor.engine import CLIENT_PORT, PEER_PORT
 from primordia.supervisor.plan import HOST_NETNS_VARIABLE, node_cgroup
+from primordia.supervisor.touch import SharedContact
 from primordia.supervisor.uplink import INTERFACE as UPLINK
 from primordia.wire import copies, engine, joining
 from primordia.wire.meta import ObjectMeta
@@ -127,6 +128,7 @@ class Daemon:
             config.name,
             lease.incarnation,
             timings=Timings.of(config.timings),
+            contact=SharedContact(Path(config.run_dir)).read,
         )
         metrics = Metrics()
         self._copy_peers = CopyPeers(client_context(*credentials), config.api_port)

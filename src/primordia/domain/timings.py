@@ -54,6 +54,9 @@ class Timings:
     failsafe_round_s: float = 1.0
     """Without an engine, how often every other node is asked whether it has one; also how long it may take to say."""
 
+    contact_s: float = 2.0
+    """So long after its last acknowledged request was sent a node says that it has the engine, and may declare others dead."""
+
     beat_every_s: float = 1.0
     """How often the daemon shows that its event loop turns."""
 
@@ -100,6 +103,17 @@ class Timings:
             raise ValueError(
                 f"deadline_s ({self.deadline_s:g}) + drift_s ({self.drift_s:g}) must not be above ttl_s - takeover_ttl_s "
                 f"({self.ttl_s - self.takeover_ttl_s:g}): a node must stand before it can be declared dead"
+            )
+        if self.contact_s < self.renew_every_s + self.request_timeout_s:
+            raise ValueError(
+                f"contact_s ({self.contact_s:g}) must not be below renew_every_s + request_timeout_s "
+                f"({self.renew_every_s + self.request_timeout_s:g}): a single slow answer must not break it"
+            )
+        if self.contact_s + self.failsafe_round_s > self.deadline_s - self.renew_every_s:
+            raise ValueError(
+                f"contact_s ({self.contact_s:g}) + failsafe_round_s ({self.failsafe_round_s:g}) must not be above "
+                f"deadline_s - renew_every_s ({self.deadline_s - self.renew_every_s:g}): a soup without an engine must hear of "
+                "it in time"
             )
         if 2 * self.failsafe_round_s > self.deadline_s:
             raise ValueError(

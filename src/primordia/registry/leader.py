@@ -53,10 +53,20 @@ Work = Callable[[Compare], Awaitable[None]]
 class Leader:
     """A contender for `office`. `name` must be another for each contender that may live at the same time.
 
+    One that is not `fit` gives the office up and does not ask for it, until it is again.
     One that comes again under its own name, after a crash, ends what its predecessor held instead of waiting for its end.
     """
 
-    def __init__(self, store: Store, clock: Clock, office: str, name: str, timings: Timings = Timings()) -> None:  # noqa: B008 (frozen)
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        office: str,
+        name: str,
+        timings: Timings = Timings(),  # noqa: B008 (frozen)
+        fit: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._fit = fit
         self._store = store
         self._clock = clock
         self._key = LEADERS + office
@@ -121,6 +131,12 @@ class Leader:
 
     async def _keep(self) -> None:
         while True:
+            if not self._fit():
+                if self._state.lease:
+                    log.warning("%s gives %s up: it is not fit to lead", self._name, self._key)
+                    await self._resign()
+                await self._clock.sleep(self._timings.renew_every_s)
+                continue
             action = decide(self._state, self._timings, self._clock.boottime())
             if isinstance(action, Wait):
                 if self._state.taken_by:

@@ -2,8 +2,9 @@
 
 A node that cannot reach the engine may be the only one that cannot; then somebody else will soon run what it runs. Only if
 every other node says that it has no engine either is there nobody who could. So each node answers on a port of its own, over
-mutual TLS by the authority that signs nodes alone, and says what its own last attempt at the engine came to: it is never
-asked to say more than it knows. One that does not answer within the round, or is not who it should be, has refused.
+mutual TLS by the authority that signs nodes alone, and says whether it has had an answer of the engine's of
+late: it is never asked to say more than it knows. One that does not answer within the round, or is not who it should be,
+has refused.
 
 While the engine answers nobody asks: a listener that sleeps is all there is. Standard library only.
 """
@@ -22,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from primordia.domain.fence import LeaseView
 from primordia.domain.timings import Timings
 from primordia.supervisor.lease import now
 
@@ -52,7 +52,8 @@ class Keeper(Protocol):
     @property
     def others(self) -> Mapping[str, str] | None: ...
 
-    def view(self) -> LeaseView: ...
+    @property
+    def has_engine(self) -> bool: ...
 
 
 class Failsafe:
@@ -182,9 +183,9 @@ class Failsafe:
             self._room.release()
 
     def _truth(self) -> dict[str, Any]:
-        """What our own last attempt at the engine came to."""
+        """What our own attempts at the engine came to."""
         place = self._place
-        return {"engine": not self._keeper.view().trouble, "node": place.node, "incarnation": place.incarnation}
+        return {"engine": self._keeper.has_engine, "node": place.node, "incarnation": place.incarnation}
 
     def _context(self, purpose: ssl.Purpose) -> ssl.SSLContext:
         context = ssl.create_default_context(purpose, cafile=str(self._pki / "engine-ca.crt"))

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from primordia.domain.contact import Contact, has_engine, heard
 from primordia.domain.fence import LeaseView, ended_by
 from primordia.domain.lease import (
     Action,
@@ -44,6 +45,7 @@ from primordia.kit.identity import boot_id
 from primordia.supervisor.engine_client import EngineClient, Identity
 from primordia.supervisor.lease_file import LEASE_FILE, Holder, Past, incarnation_of, past_of
 from primordia.supervisor.node_key import NodeKey
+from primordia.supervisor.touch import SharedContact
 
 _JOIN_S = 3.0
 _BURY_AGAIN_S = 0.2
@@ -75,6 +77,8 @@ class LeaseKeeper:
         self._ended = ""
         self._burial = ""
         self._heard = self._look = False
+        self._shared = SharedContact(run_dir)
+        self._contact: Contact | None = None
         self._told: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -109,6 +113,11 @@ class LeaseKeeper:
     def incarnation(self) -> str:
         """The random word that tells this run folder and boot from any other."""
         return self._holder.incarnation
+
+    @property
+    def has_engine(self) -> bool:
+        """What this node says to others that have none. One that has not tried yet does not say that there is none."""
+        return has_engine(self._contact, now()) or not self._state.trouble
 
     @property
     def others(self) -> Mapping[str, str] | None:
@@ -182,6 +191,9 @@ class LeaseKeeper:
             before = self._state
             self._state = after(before, self._timings, outcome, sent, now())
             self._heard = self._heard or not isinstance(outcome, Failed | Granted)
+            if not isinstance(outcome, Failed):
+                self._contact = heard(self._contact, self._timings, sent, now())
+                self._shared.write(self._contact)
         self._log(before, outcome)
         self._tell()
 

@@ -21,6 +21,8 @@ from primordia.kit.errors import InvalidError
         ({"drift_s": 0.6}, "drift_s"),
         ({"takeover_ttl_s": 2.0}, "takeover_ttl_s"),
         ({"failsafe_round_s": 2.1}, "failsafe_round_s"),
+        ({"contact_s": 1.4}, "contact_s"),
+        ({"contact_s": 2.5}, "contact_s"),
         ({"daemon_silence_s": 2.9}, "daemon_silence_s"),
         ({"daemon_silence_s": 91.0}, "restart_silence_s"),
         ({"absent_grace_s": 5.0}, "absent_grace_s"),

@@ -48,7 +48,8 @@ class Contender:
         self.name = name
         self.clock = StandingClock()
         self.store = FaultyStore(memory, random.Random(seed))
-        self.leader = Leader(self.store, self.clock, "test", name)
+        self.fit = True
+        self.leader = Leader(self.store, self.clock, "test", name, fit=lambda: self.fit)
         self.working = 0
         self.refused = 0
         self.task = asyncio.create_task(self.leader.run(self.work))
@@ -247,3 +248,17 @@ def test_a_failing_work_ends_the_contender_and_frees_the_office() -> None:
         await memory.close()
 
     run_virtual(main())
+
+
+def test_one_that_is_not_fit_gives_the_office_up_and_may_have_it_again():
+    async def story(contest: Contest) -> None:
+        first = await contest.leader()
+        first.fit = False
+        second = await contest.leader(other_than=first.name)
+        assert not first.leader.leads and not first.working
+        for each in contest.contenders:
+            each.fit = each is first
+        third = await contest.leader(other_than=second.name)
+        assert third is first
+
+    play(story)
