@@ -210,9 +210,3 @@ def _line(connection: ssl.SSLSocket) -> bytes:
     while not text.endswith(b"\n") and len(text) < _LONGEST_LINE and (part := connection.recv(_LONGEST_LINE)):
         text += part
     return text
-
-
-def failsafe_of(config: dict[str, Any], incarnation: str, keeper: Keeper, timings: Timings) -> Failsafe:
-    """The one of the node that node.json describes."""
-    place = Place(config["name"], incarnation, config["address"], int(config.get("api_port", 7443)) + PORT_ABOVE_API)
-    return Failsafe(place, Path(config["state_dir"]) / "pki", keeper, timings)

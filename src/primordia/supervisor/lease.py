@@ -41,9 +41,8 @@ from primordia.domain.lease import (
 from primordia.domain.timings import Timings
 from primordia.kit.errors import PrimordiaError
 from primordia.kit.files import write_atomic
-from primordia.kit.identity import boot_id
-from primordia.supervisor.engine_client import EngineClient, Identity
-from primordia.supervisor.lease_file import LEASE_FILE, Holder, Past, incarnation_of, past_of
+from primordia.supervisor.engine_client import EngineClient
+from primordia.supervisor.lease_file import LEASE_FILE, Holder, Past, past_of
 from primordia.supervisor.node_key import NodeKey
 from primordia.supervisor.touch import SharedContact
 
@@ -108,11 +107,6 @@ class LeaseKeeper:
             if not self._settled():
                 return LeaseView(trouble=state.trouble, ended=self._ended)
             return LeaseView(state.create_revision, state.acked_s, state.looked_s, state.trouble)
-
-    @property
-    def incarnation(self) -> str:
-        """The random word that tells this run folder and boot from any other."""
-        return self._holder.incarnation
 
     @property
     def has_engine(self) -> bool:
@@ -301,14 +295,3 @@ class LeaseKeeper:
 def now() -> float:
     """Seconds on the clock that counts suspend."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def keeper_of(config: dict[str, Any], *, runs: bool) -> LeaseKeeper:
-    """The keeper of the node that node.json describes. Raises InvalidError for unsafe timings."""
-    run_dir, pki = Path(config["run_dir"]), Path(config["state_dir"]) / "pki"
-    timings = Timings.of(config.get("timings", {}))
-    identity = Identity(str(pki / "engine-ca.crt"), str(pki / "engine.crt"), str(pki / "engine.key"))
-    client = EngineClient(config["engine"]["endpoints"], identity, timings.request_timeout_s)
-    boot = boot_id()
-    holder = Holder(config["name"], boot, incarnation_of(run_dir, boot), config["address"])
-    return LeaseKeeper(holder, client, run_dir, timings, runs=runs)

@@ -24,17 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from primordia.domain.timings import Timings
 from primordia.kit import cgroup, netns
 from primordia.kit.errors import PrimordiaError
 from primordia.kit.identity import write_pid_file
 from primordia.supervisor import control, engine_data, process
 from primordia.supervisor.children import ChildSpec, after_exit, ending
-from primordia.supervisor.failsafe import failsafe_of
-from primordia.supervisor.fence import DaemonChild, Fence
-from primordia.supervisor.lease import keeper_of
+from primordia.supervisor.guards import guards_of
 from primordia.supervisor.plan import child_specs, node_cgroup, vm_cgroup
-from primordia.supervisor.watchdog import Watchdog
 
 HOUSEKEEPING_S = 30.0
 GRACE_FOR_MICROVMS_S = 40.0
@@ -71,14 +67,8 @@ class Supervisor:
         self._run_dir = Path(config["run_dir"])
         self._host_netns = host_netns
         self._children = {spec.name: Child(spec) for spec in child_specs(config, config_path, host_netns)}
-        group = vm_cgroup(config)
-        timings = Timings.of(config.get("timings", {}))
-        self._lease = keeper_of(config, runs=bool(cgroup.pids(group)))
-        self._failsafe = failsafe_of(config, self._lease.incarnation, self._lease, timings)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._daemon = DaemonChild(self._wake)
-        watchdog = Watchdog(config.get("watchdog", ""), timings.ttl_s)
-        self._fence = Fence(self._run_dir, group, self._lease, self._failsafe, self._daemon, watchdog, timings)
+        self._guards = guards_of(config, self._wake)
         self._selector = selectors.DefaultSelector()
         self._stopping = False
         self._down_reply: socket.socket | None = None
@@ -94,9 +84,7 @@ class Supervisor:
         server = control.listen(self._run_dir / SOCKET_FILE)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._selector.register(server, selectors.EVENT_READ)
-        self._lease.start()
-        self._failsafe.start()
-        self._fence.start()
+        self._guards.start()
         while not self._stopping:
             self._start_due()
             for key, _ in self._selector.select(self._next_wait()):
@@ -119,7 +107,7 @@ class Supervisor:
             os.write(self._wake_write, b"w")
 
     def _may_start(self, child: Child) -> bool:
-        return not (child.spec.name == "daemon" and self._daemon.held)
+        return not (child.spec.name == "daemon" and self._guards.daemon.held)
 
     def _next_wait(self) -> float:
         due = [child.start_at for child in self._children.values() if not child.pid and self._may_start(child)]
@@ -131,7 +119,7 @@ class Supervisor:
                 continue
             child.started_at = now()
             if child.spec.name == "daemon":
-                self._daemon.begins(self._run_dir)
+                self._guards.daemon.begins(self._run_dir)
             if child.spec.data_dir and engine_data.is_lost(Path(child.spec.data_dir)):
                 self._ended(child, "its data is lost, and it must not begin anew as the same member")
                 continue
@@ -139,7 +127,7 @@ class Supervisor:
                 child.pid = process.start(child.spec, self._host_netns)
                 log.info("started %s as pid %d", child.spec.name, child.pid)
                 if child.spec.name == "daemon":
-                    self._daemon.pid = child.pid
+                    self._guards.daemon.pid = child.pid
                 write_pid_file(self._run_dir / f"{child.spec.name}.pid", child.pid)
             except OSError as error:
                 self._ended(child, f"cannot be started: {error}")
@@ -160,7 +148,7 @@ class Supervisor:
         decision = after_exit(now(), child.started_at, child.short_lives)
         child.pid, child.start_at, child.short_lives = 0, decision.at, decision.short_lives
         if child.spec.name == "daemon":
-            self._daemon.pid = 0
+            self._guards.daemon.pid = 0
         child.restarts += 1
         child.last_end = why
         log.warning("%s ended (%s); starting it again in %.2f s", child.spec.name, why, max(0.0, decision.at - now()))
@@ -187,7 +175,7 @@ class Supervisor:
             if command == "status":
                 control.answer(connection, self._status())
             elif command == "restart-daemon":
-                self._daemon.announced = True
+                self._guards.daemon.announced = True
                 process.send(self._children["daemon"].pid, signal.SIGTERM)
                 control.answer(connection, {"ok": True})
             elif command == "reload":
@@ -208,7 +196,7 @@ class Supervisor:
             log.error("%s cannot be read, and what was known holds: %s", self._config_path, error)
             return
         self._config = config
-        self._lease.use(config["engine"]["endpoints"])
+        self._guards.lease.use(config["engine"]["endpoints"])
         for name in [name for name in self._children if name not in wanted]:
             child = self._children[name]
             self._end(child, signal.SIGTERM, child.spec.stop_timeout_s)
@@ -224,9 +212,7 @@ class Supervisor:
         return {
             "ok": True,
             "pid": os.getpid(),
-            "lease": self._lease.status(),
-            "fence": self._fence.status(),
-            "failsafe": self._failsafe.status(),
+            **self._guards.status(),
             "children": {
                 name: {
                     "pid": child.pid,
@@ -245,18 +231,14 @@ class Supervisor:
         """
         end_microvms = self._down_reply is not None
         self._remember_data()
-        self._fence.let_daemon_end()
+        self._guards.fence.let_daemon_end()
         daemon = self._children["daemon"]
         if end_microvms:
             self._end(daemon, signal.SIGUSR1, GRACE_FOR_MICROVMS_S)
             cgroup.kill_tree(vm_cgroup(self._config))
         else:
             self._end(daemon, signal.SIGTERM, daemon.spec.stop_timeout_s)
-        self._fence.stop()
-        self._failsafe.stop()
-        if end_microvms:
-            self._fence.everything_has_ended()
-        self._lease.stop(give_back=end_microvms)
+        self._guards.stop(nothing_runs=end_microvms)
         if self._down_reply is not None and self._held:
             control.held(self._down_reply, HELD_AT_MOST_S)
         for name, child in self._children.items():
