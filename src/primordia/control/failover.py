@@ -35,6 +35,7 @@ from primordia.domain.failover import (
     View,
     plan,
 )
+from primordia.domain.placement import Demand
 from primordia.kit.deadline import wait_event
 from primordia.kit.errors import PrimordiaError
 from primordia.registry.codec import Change
@@ -220,7 +221,7 @@ class FailoverController:
             last = wall - (now - sign) if sign is not None else said.timestamp() if said is not None else wall
             answered = frozenset(node for node, each in page.holdings.items() if each.life == page.life)
             dead[name] = DeadNode(name, self._known[name, page.life], last, answered)
-        return View(self._scheduler.views(), dead, self._busy(now))
+        return View(self._scheduler.views(), dead, self._busy(now), can_move=True)
 
     def _busy(self, now: float) -> Counter[str]:
         """How many recovered lifeforms are being started on each node."""
@@ -254,7 +255,10 @@ class FailoverController:
             elif isinstance(action, Park):
                 parked.append((estate, action))
             elif isinstance(action, SeedOnto):
-                parked.append((estate, Park(action.lost, "NoRoom", action.message)))
+                # It holds nothing where its data is, and its place where it goes; the mover keeps that from here on.
+                self._scheduler.ledger.promise(action.lost.uid, action.node, Demand())
+                self._scheduler.lacks_elsewhere(estate.lifeform, action.lost.demand, action.onto)
+                found.append(Takeover(estate, action.node, action.taken, action.message, action.onto))
             else:
                 assert isinstance(action, Later)
                 pauses.append(_AGAIN_S if action.until_s is None else action.until_s - self._clock.boottime())

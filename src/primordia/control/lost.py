@@ -18,11 +18,12 @@ from primordia.domain.placement import Demand
 from primordia.kit.units import parse_bytes, parse_duration_s
 from primordia.registry.rules import moment
 from primordia.wire.conditions import RECOVERED, merge
-from primordia.wire.meta import ANNOTATION_ALLOW_LOSS
+from primordia.wire.meta import ANNOTATION_ALLOW_LOSS, ANNOTATION_MOVE, ObjectMeta
 from primordia.wire.resources import (
     Context,
     Lifeform,
     LifeformStatus,
+    Moving,
     Node,
     Recovered,
     RecoveredVolume,
@@ -129,15 +130,19 @@ def _wall(text: str) -> float:
 # ---------------------------------------------------------------- taking over
 
 
-def taken_over(
-    estate: Estate,
-    node: Node,
-    taken: Sequence[Taken],
-    message: str,
-    nodes: Mapping[str, Node],
-    now: str,
-) -> list[tuple[Resource | None, Resource]]:
+@dataclass(frozen=True)
+class Claim:
+    """Who takes over, from what and why. With `onto` the node has no room for the microVMs: they move there, data and all."""
+
+    node: Node
+    taken: Sequence[Taken]
+    message: str
+    onto: str = ""
+
+
+def taken_over(estate: Estate, claim: Claim, nodes: Mapping[str, Node], now: str) -> list[tuple[Resource | None, Resource]]:
     """Every object as it was (None: new) and as it is when the lifeform is on that node in its next epoch; it comes first."""
+    node, taken = claim.node, claim.taken
     lifeform, volumes = estate.lifeform, estate.volumes
     epoch, name = next_epoch(lifeform, volumes), node.metadata.name
     _, rack, segment = topology(node)
@@ -151,15 +156,16 @@ def taken_over(
         lost_seconds=round(max((each.lost_s for each in taken), default=0.0), 3),
     )
     status = msgspec.structs.replace(
-        with_recovered(lifeform, Verdict(RECOVERED, "True", "NodeDead", message), now),
+        with_recovered(lifeform, Verdict(RECOVERED, "True", "NodeDead", claim.message), now),
         node=name,
         rack=rack,
         segment=segment,
         epoch=epoch,
         phase="Suspended" if is_suspended(lifeform) else "Starting",
         recovered=recovered,
+        moving=_move(claim, epoch, now),
     )
-    after = msgspec.structs.replace(lifeform, status=status)
+    after = msgspec.structs.replace(lifeform, status=status, metadata=_with_wish(lifeform, claim.onto))
     pairs: list[tuple[Resource | None, Resource]] = [(lifeform, after)]
     bound: dict[str, Volume] = {}
     for before, fresh in bound_volumes(after, volumes, name, epoch):
@@ -176,8 +182,29 @@ def taken_over(
     for context, blueprint in blueprints(after, mine, bound).items():
         known = mine.get(context)
         if known is not None and known.metadata.deletion_timestamp is None:
-            pairs.append((known, redrawn(known, blueprint)))
+            pairs.append((known, _standing(redrawn(known, blueprint)) if claim.onto else redrawn(known, blueprint)))
     return pairs
+
+
+def _move(claim: Claim, epoch: int, now: str) -> Moving | None:
+    """The move that begins with it; one that was under way is over."""
+    if not claim.onto:
+        return None
+    name = claim.node.metadata.name
+    return Moving(phase="Seeding", to=claim.onto, from_node=name, epoch=epoch, since=now, wish=f"node/{claim.onto}")
+
+
+def _with_wish(lifeform: Lifeform, onto: str) -> ObjectMeta:
+    """Whatever node it was to leave is dead; what it is to do now is said anew."""
+    annotations = {key: value for key, value in lifeform.metadata.annotations.items() if key != ANNOTATION_MOVE}
+    if onto:
+        annotations[ANNOTATION_MOVE] = f"node/{onto}"
+    return msgspec.structs.replace(lifeform.metadata, annotations=annotations)
+
+
+def _standing(context: Context) -> Context:
+    """The context without its microVM."""
+    return msgspec.structs.replace(context, spec=msgspec.structs.replace(context.spec, wanted="Stopped"))
 
 
 def with_recovered(lifeform: Lifeform, verdict: Verdict, now: str) -> LifeformStatus:

@@ -46,7 +46,7 @@ from primordia.registry.rules import timestamp
 from primordia.registry.together import Pair, write_together
 from primordia.wire.conditions import is_silent
 from primordia.wire.meta import ANNOTATION_MOVE, ObjectMeta
-from primordia.wire.resources import Context, Lifeform, LifeformStatus, Moved, Moving, Node, Volume
+from primordia.wire.resources import Context, Lifeform, LifeformStatus, Moved, Moving, Node, Recovered, Volume
 from primordia.wire.volumes import Handover
 
 log = logging.getLogger(__name__)
@@ -206,6 +206,7 @@ class Mover:
                 segment=segment,
                 epoch=epoch,
                 moving=msgspec.structs.replace(moving, phase="Starting", epoch=epoch, message=""),
+                recovered=recovered_onwards(before, mine_of(lifeform, contexts), epoch),
             ),
         )
         source = self._nodes.get(before.node)
@@ -358,6 +359,14 @@ def _is_there(lifeform: Lifeform, context: Context | None) -> bool:
     if is_suspended(lifeform):
         return status.phase == "Stopped"
     return (status.phase == "Running" and status.ready) or (status.phase in _OVER and lifeform.spec.restart_policy != "Always")
+
+
+def recovered_onwards(status: LifeformStatus, contexts: Mapping[str, Context], epoch: int) -> Recovered | None:
+    """What it was recovered from, which is still to be told where nothing has run since: it was moved for want of room."""
+    recovered = status.recovered
+    if recovered is None or recovered.epoch != status.epoch or any(each.status.started_at for each in contexts.values()):
+        return recovered
+    return msgspec.structs.replace(recovered, epoch=epoch)
 
 
 def holders(volumes: Volumes) -> frozenset[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from primordia.control.lost import Estate, taken_over, with_recovered
+from primordia.control.lost import Claim, Estate, taken_over, with_recovered
 from primordia.control.remains import death_guards
 from primordia.control.scheduler import Key, Scheduler
 from primordia.domain.conditions import Verdict
@@ -41,6 +41,7 @@ class Takeover:
     node: str
     taken: tuple[Taken, ...]
     message: str
+    onto: str = ""
     done: bool = False
 
 
@@ -92,7 +93,8 @@ class Taker:
             return
         now = timestamp(self._clock.wall())
         nodes = {each.metadata.name: each for each in self._nodes.items()}
-        pairs = taken_over(takeover.estate, node, takeover.taken, takeover.message, nodes, now)
+        claim = Claim(node, takeover.taken, takeover.message, takeover.onto)
+        pairs = taken_over(takeover.estate, claim, nodes, now)
         after = pairs[0][1]
         assert isinstance(after, Lifeform)
         owner = owner_put(after.metadata.uid, takeover.node, after.status.epoch)

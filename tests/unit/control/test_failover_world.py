@@ -380,6 +380,41 @@ def test_a_holder_without_room_parks_it_and_says_so_until_there_is() -> None:
     play_survival(story, nodes)
 
 
+def test_a_holder_without_room_takes_the_data_and_the_lifeform_moves_on_from_there() -> None:
+    nodes = tuple(make_node(f"n{i}", rack=f"r{i}", memory="1Gi", pool="10Gi") for i in (1, 2, 3))
+
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi", memory="600Mi"))
+        await world.until(world.moved("shop", 1))
+        volume = await world.volume()
+        owner, copy = volume.status.node, volume.status.replicas[0]
+        (bare,) = {"n1", "n2", "n3"} - {owner, copy}
+        await world.synced("shop.main", 9, copy)
+        there = {"topology.primordia.dev/node": copy}
+        await world.sure.create(make_lifeform("other", memory="600Mi", node_selector=there))
+        await world.until(world.moved("other", 1))
+        await world.power_off(owner)
+
+        async def seeding() -> bool:
+            lifeform = await world.the("shop")
+            moving = lifeform.status.moving
+            return lifeform.status.node == copy and moving is not None and (moving.phase, moving.to) == ("Seeding", bare)
+
+        await world.until(seeding)
+        context = (await world.contexts())["shop.main"]
+        assert (context.spec.node, context.spec.wanted, context.spec.epoch) == (copy, "Stopped", 2)
+        assert any("making a copy on" in message for reason, message in await world.events() if reason == "Recovered")
+        world.pretend_disks()
+        await world.until(world.moved("shop", 3))
+        after, volume = await world.the("shop"), await world.volume()
+        assert (after.status.node, volume.status.node, volume.status.epoch) == (bare, bare, 3)
+        recovered = (await world.contexts())["shop.main"].spec.recovered
+        assert recovered is not None and (recovered.from_node, recovered.epoch) == (owner, 3), "the guest is still told"
+        assert recovered.volumes[0].restored_from == 9
+
+    play_survival(story, nodes)
+
+
 def test_boxes_on_a_dead_node_fail_and_go_and_what_was_being_deleted_goes() -> None:
     async def story(world: SurvivalWorld) -> None:
         await world.sure.create(make_lifeform("shop"))
