@@ -130,3 +130,21 @@ async def test_what_cannot_leave_is_named_and_copies_leave_when_asked_to(soup: M
         assert "Maintenance" in await cli.good("node", "ls")
         await cli.good("node", "maintenance", "n2", "off")
         assert (await client.get(Node, "n2")).spec == NodeSpec(pod_cidr=(await client.get(Node, "n2")).spec.pod_cidr)
+
+
+async def test_every_daemon_is_restarted_and_no_microvm_notices(soup: Many, cli: Cli) -> None:
+    async with soup.client() as client:
+        await running(client, *(lifeform(f"one-{node}", node=node) for node in soup.names))
+        machines, daemons = soup.runs(), {node: soup.pid(node, "daemon") for node in soup.names}
+        before = await lines(client, "db")
+        said = await cli.good("soup", "restart")
+        assert "3 daemons were restarted" in said
+        assert soup.runs() == machines and len(machines) == 4
+        assert all(soup.pid(node, "daemon") not in (0, pid) for node, pid in daemons.items())
+        await nothing_lost(client, before)
+        assert {each.status.phase for each in (await client.list(Lifeform)).items} == {"Running"}
+
+        only = {node: soup.pid(node, "daemon") for node in soup.names}
+        await cli.good("soup", "restart", "--node", "n2", "-q")
+        assert [node for node in soup.names if soup.pid(node, "daemon") != only[node]] == ["n2"]
+        assert "no node n9" in await cli.bad("soup", "restart", "--node", "n9")

@@ -25,6 +25,16 @@ def add(commands: tree.Commands) -> None:
     drain.add_argument("--copies", action="store_true", help="the copies that they hold as well")
     _drain(drain)
 
+    soup = commands.add_parser("soup", help="restart all daemons of a soup, or make its state anew", description="The soup.")
+    verbs = soup.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    restart = tree.add(verbs, "restart", "restarting:restart", "restart every daemon, one after another; microVMs go on")
+    restart.add_argument("--node", action="append", default=[], metavar="NODE", help="only this one; may be repeated")
+    restart.add_argument(
+        "--timeout", type=tree.seconds, default=120.0, metavar="TIME", help="how long to wait for each node (default: 120s)"
+    )
+    restart.add_argument("-q", "--quiet", action="store_true", help="say nothing")
+    tree.client(restart, namespace=False)
+
 
 def add_to_node(verbs: tree.Commands) -> None:
     """Put those of nodes below `node`."""

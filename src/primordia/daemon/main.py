@@ -28,11 +28,13 @@ from primordia.api.copies import CopiesApi
 from primordia.api.engine import EngineApi
 from primordia.api.hosts import Boxes, VolumeHosts
 from primordia.api.main import ApiServer
+from primordia.api.operations import OperationsApi
 from primordia.daemon.beat import beat
 from primordia.daemon.engine import EngineFollower
 from primordia.daemon.fence_events import tell_fence
 from primordia.daemon.joining import join_api
 from primordia.daemon.leading import Leading
+from primordia.daemon.own import Own
 from primordia.daemon.peer_routes import PeerRoutes
 from primordia.daemon.router import Router, elsewhere
 from primordia.domain.conditions import Verdict
@@ -71,7 +73,7 @@ from primordia.supervisor.engine import CLIENT_PORT, PEER_PORT
 from primordia.supervisor.plan import HOST_NETNS_VARIABLE, node_cgroup
 from primordia.supervisor.touch import SharedContact
 from primordia.supervisor.uplink import INTERFACE as UPLINK
-from primordia.wire import copies, engine, joining
+from primordia.wire import copies, engine, joining, operations
 from primordia.wire.meta import ObjectMeta
 from primordia.wire.nodeconfig import NodeConfig
 from primordia.wire.resources import Lifeform, Soup, SoupSpec, SoupStatus, Template
@@ -187,6 +189,8 @@ class Daemon:
         self._api.add_area(
             engine.PREFIX, EngineApi(self._registry, self._store.members, client_port=CLIENT_PORT, peer_port=PEER_PORT)
         )
+        own = Own(config, self._node.fleet)
+        self._api.add_area(operations.PREFIX, OperationsApi(own.status, own.restart))
 
     def _conditions(self) -> tuple[Verdict, ...]:
         health = self._engine.health

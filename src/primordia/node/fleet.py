@@ -91,6 +91,19 @@ class Fleet:
         self._introduce(live.record.group)
         self._services.network_keeper.changed()
 
+    def machines(self) -> dict[str, int]:
+        """The pid of every microVM that is held, by the title of its context."""
+        lives = (worker.live for worker in self._workers.values())
+        return {live.title: live.machine.identity.pid for live in lives if live.machine is not None}
+
+    def unsettled(self) -> tuple[str, ...] | None:
+        """The contexts that run, by their records, and whose microVM or agent is not held; None before that is known."""
+        if not self._known:
+            return None
+        lives = [worker.live for worker in self._workers.values()]
+        run = [live for live in lives if live.record.run is not None and live.record.run.phase == "running"]
+        return tuple(sorted(live.title for live in run if live.machine is None or live.guest is None))
+
     def tell_faults(self, faults: Mapping[str, tuple[str, ...]]) -> None:
         """Publications that could not be made, by uid; whoever is not named has none."""
         for uid, worker in self._workers.items():
