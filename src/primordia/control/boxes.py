@@ -2,7 +2,7 @@
 
 What they hold is counted, so that no lifeform is promised it. A child that is to end with its parent is deleted when the
 parent is (its node does the same, sooner; this is for the node that was away). One whose node has fallen silent, or left,
-is shown as Unknown: it may run there, or not, and is never started elsewhere.
+is shown as Unknown: it may run there, or not, and is never started elsewhere. Those of a dead one are ended by `remains.py`.
 """
 
 from __future__ import annotations
