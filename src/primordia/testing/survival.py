@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import msgspec
 
@@ -24,6 +25,7 @@ from primordia.registry.informers import Informers
 from primordia.registry.lives import Death, Held, Holding, Life, death_put, holding_key, read_death
 from primordia.registry.registry import Registry
 from primordia.sim.objects import make_node
+from primordia.sim.store import CutError
 from primordia.testing.control import ControlWorld
 from primordia.testing.virtual import run_virtual
 from primordia.wire.conditions import find
@@ -117,8 +119,20 @@ class SurvivalWorld(ControlWorld):
         self.controllers = Controllers(
             registry, informers, self.clock, events, rng=random.Random(self.rng.random()), deaths=deaths
         )
-        parts = (events.run(), book.run(), readings.run(), deaths.run(), monitor.run())
-        self._tasks = [*map(asyncio.create_task, parts), asyncio.create_task(self._guarded(informers, self.controllers))]
+        parts = (informers.run(), book.run(), readings.run(), deaths.run(), monitor.run(), self.controllers.run())
+        self._tasks = [asyncio.create_task(events.run()), asyncio.create_task(self._until_cut(*parts))]
+
+    async def _until_cut(self, *parts: Coroutine[Any, Any, None]) -> None:
+        """All of a process, until the store cuts it off."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for part in parts:
+                    group.create_task(part)
+        except BaseExceptionGroup as group:
+            if group.subgroup(CutError) is None:
+                raise
+        finally:
+            self.died.set()
 
     # ------------------------------------------------------------ looking, and arranging
 

@@ -7,6 +7,7 @@ import contextlib
 import random
 
 import msgspec
+import pytest
 from msgspec.structs import replace
 
 from primordia.control.lifebook import Page
@@ -544,5 +545,41 @@ def test_nobody_who_is_back_is_robbed_by_a_late_controller() -> None:
         await world.clock.sleep(60)
         assert (await world.the("shop")).status.epoch == 1
         assert await world.death(owner) is None
+
+    play_survival(story)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("cut_at", range(1, 24))
+def test_every_interrupted_prefix_of_a_failover_ends_in_one_takeover(cut_at: int, after: bool) -> None:
+    """The leader dies before or after any of its calls, and another begins: nothing is taken over twice, nothing is left."""
+
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi"))
+        await world.until(world.moved("shop", 1))
+        volume = await world.volume()
+        owner, copy = volume.status.node, volume.status.replicas[0]
+        await world.synced("shop.main", 6, copy)
+        await world.prove_death(owner)
+        world.store.cut_at, world.store.cut_after = world.store.calls + cut_at, after
+        settled = world.moved("shop", 2)
+
+        async def reached() -> bool:
+            if world.died.is_set():
+                await world.kill()
+                await world.start()
+            return await settled()
+
+        await world.until(reached)
+        await world.clock.sleep(60)
+        lifeform, volume = await world.the("shop"), await world.volume()
+        assert (lifeform.status.node, lifeform.status.epoch, lifeform.status.phase) == (copy, 2, "Running")
+        assert (volume.status.node, volume.status.epoch) == (copy, 2)
+        context = (await world.contexts())["shop.main"]
+        assert (context.spec.node, context.spec.epoch, context.spec.wanted) == (copy, 2, "Running")
+        assert read_owner(await world.memory.get(owner_key(lifeform.metadata.uid))) == Owner(copy, 2)
+        assert world.controllers is not None
+        ledger = world.controllers.scheduler.ledger
+        assert (ledger.node_of(lifeform.metadata.uid), ledger.used(owner).contexts) == (copy, 0)
 
     play_survival(story)
