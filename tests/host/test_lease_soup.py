@@ -86,8 +86,9 @@ async def soup() -> AsyncIterator[Soup]:
             await host.up(options, lambda step: None)
             async with connect(config) as client:
                 # What is told here is told while nobody takes anything over.
-                for node in (await client.list(Node)).items:
-                    await client.patch(Node, node.metadata.name, {"spec": {"maintenance": {}}})
+                for node in ("n1", "n2", "n3"):
+                    await client.wait(Node, node, answers.ready, timeout_s=PATIENCE_S)
+                    await client.patch(Node, node, {"spec": {"maintenance": {}}})
                 yield Soup(options, client)
         finally:
             await host.down(options.soup, lambda step: None, destroy=True, client_config=config)

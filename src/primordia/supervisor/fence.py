@@ -166,14 +166,13 @@ class Fence:
     def _turn(self) -> float:
         """Look, decide, act; how long may be waited before the next look."""
         view = self._view()
-        if self._state.frozen_s is None and freezer.stands(self._group):
-            log.warning("%s stands already: the warden, or an earlier supervisor, froze it", self._group)
-            self._state = fence.after(self._state, Freeze("it was frozen while this supervisor could not"), view.now, now())
-            self._keeper.look_again()
         self._state = fence.observe(self._state, self._timings, view)
         self._feed()
         self._standing.write(fence.stands_from(self._state, view))
         action = fence.decide(self._state, self._timings, view)
+        if self._state.frozen_s is None and not isinstance(action, Freeze) and freezer.stands(self._group):
+            log.warning("%s stands already: the warden, or an earlier supervisor, froze it", self._group)
+            action = Freeze("it was frozen while this supervisor could not look")
         if isinstance(action, Rest):
             return action.until - now()
         began = now()

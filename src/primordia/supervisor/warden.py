@@ -24,6 +24,8 @@ from primordia.supervisor.standing import Standing
 WARDEN_FILE = "warden"
 _LONGEST_SLEEP_S = 5.0
 _FREEZE_AGAIN_S = 1.0
+_LATER_S = 0.1
+"""The fence goes first, for it can say why; `drift_s` allows for more than that."""
 
 
 def watch(run_dir: Path, group: str) -> None:
@@ -34,7 +36,7 @@ def watch(run_dir: Path, group: str) -> None:
     told = math.nan
     while _is_mine(mine) and not standing.ended:
         until = standing.read()
-        left = _LONGEST_SLEEP_S if until is None else until - time.clock_gettime(time.CLOCK_BOOTTIME)
+        left = _LONGEST_SLEEP_S if until is None else until + _LATER_S - time.clock_gettime(time.CLOCK_BOOTTIME)
         if left > 0:
             time.sleep(min(left, _LONGEST_SLEEP_S))
             continue
@@ -42,7 +44,7 @@ def watch(run_dir: Path, group: str) -> None:
             if cgroup.pids(group) and not freezer.stands(group):
                 freezer.freeze(group)
             if until != told:
-                _say(f"froze {group}: its supervisor has not said for {-left:.3f} s that it may go on")
+                _say(f"froze {group}: its supervisor has not said for {_LATER_S - left:.3f} s that it may go on")
                 told = until or math.nan
         except PrimordiaError as error:
             _say(str(error))
