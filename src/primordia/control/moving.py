@@ -127,12 +127,14 @@ class Mover:
             return view
         if move.phase == "Starting":
             return dataclasses.replace(view, starting=starting(lifeform, mine))
+        runs = running(mine)
         return dataclasses.replace(
             view,
             wish=wish == moving.wish,
             lacks=self._scheduler.lacks_elsewhere(lifeform, needs_of(lifeform, mine)[0], move.to),
-            unseeded=unseeded(volumes, move.to) or unexpected(lifeform, mine, self._nodes.get(move.to)),
-            running=running(mine) or self._silence(move.source, mine),
+            # Who stands still already waits for no preparations: they are there to keep the standing short.
+            unseeded=unseeded(volumes, move.to) or (runs and unexpected(lifeform, mine, self._nodes.get(move.to))),
+            running=runs or self._silence(move.source, mine),
             unhanded=unhanded(volumes, moving),
             overdue=self._overdue(lifeform, moving),
         )
@@ -229,7 +231,13 @@ class Mover:
         before = moving if now and moving is not None else Moving(phase="GivenUp", from_node=lifeform.status.node, wish=wish)
         given_up = msgspec.structs.replace(before, phase="GivenUp", message=f"It stays where it is: {why}.")
         pairs = [(volume, _with_status(volume, handover=None)) for volume in volumes.values() if volume.status.handover]
-        written = await self._write(lifeform, given_up, pairs, wish=before.wish)
+        if begun_by_failover(lifeform):
+            # It cannot stay, for want of room: any other place will do.
+            anew = msgspec.structs.replace(lifeform, metadata=_with_wish(lifeform, "elsewhere"))
+            anew = msgspec.structs.replace(anew, status=msgspec.structs.replace(anew.status, moving=None))
+            written = await self._write_all([(lifeform, anew), *pairs], ())
+        else:
+            written = await self._write(lifeform, given_up, pairs, wish=before.wish)
         self._scheduler.stay(lifeform)
         self._events.record(written, "MoveGivenUp", given_up.message, warning=True)
         return written
@@ -416,6 +424,20 @@ def _with_content(volumes: Volumes) -> list[Volume]:
 def _room(volumes: Volumes) -> int | None:
     """What a node without any of the data needs for it."""
     return sum(parse_bytes(volume.spec.size) for volume in volumes.values()) if volumes else None
+
+
+def begun_by_failover(lifeform: Lifeform) -> bool:
+    """Whether the move that is under way began with a failover, to a node that had no room for more than the data."""
+    moving, recovered, status = lifeform.status.moving, lifeform.status.recovered, lifeform.status
+    if moving is None or recovered is None or moving.phase == "GivenUp":
+        return False
+    here = (moving.from_node, moving.epoch) == (status.node, status.epoch)
+    return here and recovered.epoch == status.epoch and moving.since == recovered.at
+
+
+def _with_wish(lifeform: Lifeform, wish: str) -> ObjectMeta:
+    annotations = {**lifeform.metadata.annotations, ANNOTATION_MOVE: wish}
+    return msgspec.structs.replace(lifeform.metadata, annotations=annotations)
 
 
 def _without_wish(lifeform: Lifeform, wish: str) -> ObjectMeta:

@@ -416,6 +416,41 @@ def test_a_holder_without_room_takes_the_data_and_the_lifeform_moves_on_from_the
     play_survival(story, nodes)
 
 
+def test_a_target_that_dies_while_data_is_brought_there_is_replaced_by_another() -> None:
+    nodes = tuple(make_node(f"n{i}", rack=f"r{i}", memory="1Gi", pool="10Gi") for i in (1, 2, 3, 4))
+
+    async def story(world: SurvivalWorld) -> None:
+        await world.sure.create(make_lifeform("shop", data="1Gi", memory="600Mi"))
+        await world.until(world.moved("shop", 1))
+        volume = await world.volume()
+        owner, copy = volume.status.node, volume.status.replicas[0]
+        await world.synced("shop.main", 9, copy)
+        there = {"topology.primordia.dev/node": copy}
+        await world.sure.create(make_lifeform("other", memory="600Mi", node_selector=there))
+        await world.until(world.moved("other", 1))
+        await world.power_off(owner)
+
+        async def seeding() -> bool:
+            moving = (await world.the("shop")).status.moving
+            return moving is not None and moving.phase == "Seeding"
+
+        await world.until(seeding)
+        first = (await world.the("shop")).status.moving
+        assert first is not None
+        await world.power_off(first.to)
+
+        async def elsewhere() -> bool:
+            moving = (await world.the("shop")).status.moving
+            return moving is not None and moving.phase == "Seeding" and moving.to not in (first.to, owner, copy)
+
+        await world.until(elsewhere)
+        world.pretend_disks()
+        await world.until(world.moved("shop", 3))
+        assert (await world.the("shop")).status.node not in (first.to, owner, copy)
+
+    play_survival(story, nodes)
+
+
 def test_boxes_on_a_dead_node_fail_and_go_and_what_was_being_deleted_goes() -> None:
     async def story(world: SurvivalWorld) -> None:
         await world.sure.create(make_lifeform("shop"))
