@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from primordia.client.answers import ready
-from primordia.host import namespaces
+from primordia.host import fences, namespaces
 from primordia.host.shape import Shape
 from primordia.host.soup import netns_name, read_config
 from primordia.host.up import spawn_supervisor
@@ -158,6 +158,8 @@ async def test_a_node_cut_off_for_a_moment_stands_by_its_own_clock_and_goes_on(s
         await until("it stands", lambda: frozen(soup, guest.node))
         said = status(soup, guest.node)
         assert await stands(guest.pid) and ticks(guest.pid) > 0
+        (word,) = [each for each in fences.look(soup.soup.name) if each.frozen]
+        assert word.node == guest.node and "could not be renewed" in word.sentence()
     since_renewal = said["lease"]["ackAgeSeconds"] - said["fence"]["frozenSeconds"]
     assert 4.0 <= since_renewal < TIMINGS["ttl_s"], said
     assert "could not be renewed" in said["fence"]["why"]

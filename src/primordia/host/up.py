@@ -116,7 +116,7 @@ async def up(options: UpOptions, progress: Progress, announce: Progress = lambda
 
     async with soup_lock(paths):
         _check_shape(options.shape, paths)
-        _check_timings(options.timings, paths)
+        check_timings(options.timings, paths)
         cache = cache_dir()
         if downloads := toolchain.announcement(await toolchain.plan(cache), cache):
             announce(downloads)
@@ -152,7 +152,7 @@ def _check_shape(shape: Shape, paths: SoupPaths) -> None:
         plan_nodes(shape)
 
 
-def _check_timings(wanted: dict[str, float], paths: SoupPaths) -> None:
+def check_timings(wanted: dict[str, float], paths: SoupPaths) -> None:
     """Raises InvalidError: they are unsafe, or other ones for nodes that run."""
     Timings.of(wanted)
     known = read_soup(paths)

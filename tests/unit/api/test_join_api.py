@@ -36,6 +36,7 @@ async def api(tmp_path: Path) -> AsyncIterator[TestApi]:
             ca=authority / "ca.crt",
             authority_dir=authority,
             endpoints=lambda: ("https://10.9.0.1:2379",),
+            timings={"ttl_s": 8.0},
         )
         running.server.add_area(wire.PREFIX, JoinApi(running.registry, place))
         await running.registry.create(Soup(metadata=ObjectMeta(name="soup")))
@@ -64,6 +65,7 @@ async def test_a_machine_without_a_certificate_gets_one_by_token(api: TestApi) -
         known = msgspec.json.decode(await client.transport.request("GET", wire.AUTHORITY), type=wire.Authority)
     assert pki.fingerprint(known.ca.encode()) == f"sha256:{token.fingerprint}"
     answer = msgspec.json.decode(await post(api.anonymous, wire.NODES, request(token)), type=wire.JoinAnswer)
+    assert answer.timings == {"ttl_s": 8.0}, "all nodes need the same"
     assert (answer.index, answer.pod_cidr, answer.endpoints) == (2, "10.128.32.0/19", ("https://10.9.0.1:2379",))
 
 

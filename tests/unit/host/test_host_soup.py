@@ -4,9 +4,11 @@ import ipaddress
 import itertools
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from primordia.host import soup as host_soup
+from primordia.host import up
 from primordia.host.shape import Shape, plan_nodes
 from primordia.host.soup import SoupFile, free_slot, node_config, node_pod_cidr, read_soup, write_soup
 from primordia.kit.errors import InvalidError, PermanentError
@@ -63,3 +65,20 @@ def test_the_identity_file_round_trips_and_a_damaged_one_is_said(tmp_path, monke
     (paths.state / "soup.json").write_text("{")
     with pytest.raises(PermanentError, match=r"soup\.json cannot be read"):
         read_soup(paths)
+
+
+def test_timings_are_the_same_on_all_nodes_and_change_only_while_the_soup_is_down(tmp_path: Path) -> None:
+    paths = SoupPaths(tmp_path / "state", tmp_path / "run")
+    known = msgspec.structs.replace(soup(Shape(2)), timings={"daemon_silence_s": 60.0})
+    for node in known.nodes:
+        assert node_config(known, node, paths, tmp_path, Tools()).timings == {"daemon_silence_s": 60.0}
+    with pytest.raises(InvalidError, match="takeover"):
+        up.check_timings({"drift_s": 5.0}, paths)
+    up.check_timings({"ttl_s": 8}, paths)
+    write_soup(paths, known)
+    up.check_timings({}, paths)
+    up.check_timings({"daemon_silence_s": 60.0}, paths)
+    with pytest.raises(InvalidError, match=r"spec\.timings.* up with other timings"):
+        up.check_timings({"ttl_s": 8}, paths)
+    write_soup(paths, msgspec.structs.replace(known, phase="down"))
+    up.check_timings({"ttl_s": 8}, paths)
