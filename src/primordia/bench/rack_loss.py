@@ -15,7 +15,8 @@ from primordia.bench.ground import Progress
 from primordia.control.lifebook import Page
 from primordia.control.lost import Estate, lost_of
 from primordia.control.scheduler import view_of
-from primordia.domain.failover import Action, DeadNode, Recover, View, plan
+from primordia.domain.failover import plan
+from primordia.domain.lost import Action, DeadNode, Recover, View
 from primordia.domain.placement import Demand, one_context
 from primordia.domain.timings import Timings
 from primordia.registry.lives import Death, Held, Holding

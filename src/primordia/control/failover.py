@@ -22,19 +22,8 @@ from primordia.control.lost import Estate, estate_dead_on, is_over, lost_of
 from primordia.control.remains import Remains
 from primordia.control.scheduler import BY_LIFEFORM, Key, Scheduler
 from primordia.control.taking import Takeover, Taker
-from primordia.domain.failover import (
-    AT_ONCE,
-    Action,
-    DeadNode,
-    Later,
-    Lost,
-    Park,
-    PlaceAnew,
-    Recover,
-    SeedOnto,
-    View,
-    plan,
-)
+from primordia.domain.failover import AT_ONCE, plan
+from primordia.domain.lost import Action, DeadNode, Later, Lost, Park, PlaceAnew, Recover, SeedOnto, View
 from primordia.domain.placement import Demand
 from primordia.kit.deadline import wait_event
 from primordia.kit.errors import PrimordiaError

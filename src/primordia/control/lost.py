@@ -13,7 +13,7 @@ from primordia.control.lifebook import Page
 from primordia.control.planning import mine_of, redrawn
 from primordia.control.protection import replication_of
 from primordia.domain.conditions import Verdict
-from primordia.domain.failover import Held, Lost, LostVolume, Taken
+from primordia.domain.lost import Held, Lost, LostVolume, Taken
 from primordia.domain.placement import Demand
 from primordia.kit.units import parse_bytes, parse_duration_s
 from primordia.registry.rules import moment

@@ -17,7 +17,7 @@ from primordia.control.lost import Claim, Estate, taken_over, with_recovered
 from primordia.control.remains import death_guards
 from primordia.control.scheduler import Key, Scheduler
 from primordia.domain.conditions import Verdict
-from primordia.domain.failover import Park, Taken
+from primordia.domain.lost import Park, Taken
 from primordia.kit.errors import PrimordiaError
 from primordia.registry.events import EventRecorder
 from primordia.registry.informers import Informers

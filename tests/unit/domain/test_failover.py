@@ -5,21 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from primordia.domain.failover import (
-    AT_ONCE,
-    Action,
-    DeadNode,
-    Held,
-    Later,
-    Lost,
-    LostVolume,
-    Park,
-    PlaceAnew,
-    Recover,
-    SeedOnto,
-    View,
-    plan,
-)
+from primordia.domain.failover import AT_ONCE, plan
+from primordia.domain.lost import Action, DeadNode, Held, Later, Lost, LostVolume, Park, PlaceAnew, Recover, SeedOnto, View
 from primordia.domain.placement import Demand, NodeView
 from primordia.domain.timings import Timings
 
