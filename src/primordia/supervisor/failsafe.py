@@ -119,7 +119,7 @@ class Failsafe:
                 self._round_s = begun
             else:
                 log.warning("not every other node has lost the engine: %s", "; ".join(refused))
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             log.error("the other nodes cannot be asked: %s", error)
         finally:
             self._asking.clear()
@@ -150,7 +150,7 @@ class Failsafe:
                 self._listener = socket.create_server((self._place.address, self._place.port), backlog=_BACKLOG)
                 told = ""
                 self._accept(self._listener, self._context(ssl.Purpose.CLIENT_AUTH))
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # the latter where no thread can be started
                 if not self._stopping.is_set() and str(error) != told:
                     told = str(error)
                     log.error(

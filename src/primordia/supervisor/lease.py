@@ -48,6 +48,7 @@ from primordia.supervisor.touch import SharedContact
 
 _JOIN_S = 3.0
 _BURY_AGAIN_S = 0.2
+_AFTER_BUG_S = 1.0
 
 log = logging.getLogger("lease")
 
@@ -162,19 +163,26 @@ class LeaseKeeper:
         self._tell()
         while not self._stopping:
             self._wake.clear()
-            if self._burial:
-                self._bury()
-                continue
-            if self._state.create_revision and not self._settled() and not self._ended:
-                self._settle()
-            if self._look and self._state.create_revision:
-                self._look, self._state = False, replace(self._state, looked_s=None, next_s=0.0)
-            action = decide(self._state, self._timings, now())
-            if isinstance(action, Wait):
-                self._wake.wait(action.until - now())
-                continue
-            self._step(action)
+            try:
+                self._turn()
+            except Exception:  # a lease that nobody keeps would freeze the node for good
+                log.exception("keeping the lease failed, and goes on")
+                self._wake.wait(_AFTER_BUG_S)
         self._resign()
+
+    def _turn(self) -> None:
+        if self._burial:
+            self._bury()
+            return
+        if self._state.create_revision and not self._settled() and not self._ended:
+            self._settle()
+        if self._look and self._state.create_revision:
+            self._look, self._state = False, replace(self._state, looked_s=None, next_s=0.0)
+        action = decide(self._state, self._timings, now())
+        if isinstance(action, Wait):
+            self._wake.wait(action.until - now())
+        else:
+            self._step(action)
 
     def _step(self, action: Action) -> None:
         sent = now()
