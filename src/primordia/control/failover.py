@@ -236,7 +236,7 @@ class FailoverController:
             elif isinstance(action, PlaceAnew):
                 node, why = self._choose(estate, action.lost, busy)
                 if node:
-                    found.append(Takeover(estate, node, (), f"{action.lost.dead} is dead. It goes on on {node}: {why}"))
+                    found.append(Takeover(estate, node, (), f"{action.lost.dead} is dead. It starts anew on {node}: {why}"))
                 elif why:
                     parked.append((estate, Park(action.lost, "Unschedulable", why)))
                 else:
