@@ -15,8 +15,8 @@ from primordia.domain.ranges import Range
 from primordia.domain.snapshots import Delta, Lag, Manifest
 
 State = Literal["Seeding", "InSync", "Behind", "Unreachable", "Failed"]
-_BEHIND_INTERVALS = 3
-_BEHIND_S = 5.0
+BEHIND_S, BEHIND_INTERVALS = 5.0, 3
+"""A copy is in sync while it lags by no more than the larger of so many seconds and so many of the volume's intervals."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def state_of(held: int, lag: Lag, interval_s: float, unreachable: bool, failure:
         return "Failed"
     if not held:
         return "Seeding"
-    return "Behind" if lag.seconds > max(_BEHIND_S, _BEHIND_INTERVALS * interval_s) else "InSync"
+    return "Behind" if lag.seconds > max(BEHIND_S, BEHIND_INTERVALS * interval_s) else "InSync"
 
 
 Site = tuple[str, str]

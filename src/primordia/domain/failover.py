@@ -17,6 +17,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from primordia.domain.copying import BEHIND_INTERVALS, BEHIND_S
 from primordia.domain.lost import (
     Action,
     DeadNode,
@@ -144,13 +145,17 @@ class _Planner:
         if held is None:
             lost_s = max(0.0, dead.last_sign_s - volume.born_s) if volume.begun else 0.0
             return Taken(volume.name, None, number, lost_s, not volume.begun)
-        # A time long after the last sign of life is one of a clock that goes wrong: it says nothing.
-        is_time = 0 < held.at_s <= dead.last_sign_s + self._timings.ttl_s
-        cut_s = held.at_s if is_time else volume.born_s
-        lost_s = max(0.0, dead.last_sign_s - cut_s)
+        # Nothing is cut while nothing changes: an old snapshot that was in sync is a recent one. It may have fallen behind
+        # since as far as is called in sync, and further while the daemon hung, until the fence made an end of it.
+        behind_s = max(BEHIND_S, BEHIND_INTERVALS * volume.interval_s)
+        most_s = self._timings.ttl_s + self._timings.daemon_silence_s + behind_s
+        if held.at_s > dead.last_sign_s + self._timings.ttl_s:
+            # Made by a clock that goes wrong, or read by one: it says nothing.
+            lost_s = max(most_s, dead.last_sign_s - volume.born_s)
+        else:
+            lost_s = max(0.0, dead.last_sign_s - (held.at_s or volume.born_s))
         if held.node in volume.in_sync:
-            # Nothing is cut while nothing changes: an old snapshot that was in sync is a recent one.
-            lost_s = min(lost_s, self._timings.ttl_s + volume.interval_s)
+            lost_s = min(lost_s, most_s)
         return Taken(volume.name, held, number, lost_s, _is_enough(volume, held))
 
     def _with_promises(self, node: NodeView) -> NodeView:

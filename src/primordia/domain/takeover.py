@@ -94,12 +94,15 @@ def next_reading_s(left_s: float | None, timings: Timings) -> float:
 
 
 def last_sign_s(node: Watched, timings: Timings) -> float:
-    """The latest moment at which the node can have written, as far as was seen: no later than its deadline."""
-    if node.left_s is None:
-        return node.since_s
-    # The engine rounds down what is left, so the renewal may have been up to a second later than it seems.
-    renewed_s = node.read_s - (timings.ttl_s - min(timings.ttl_s, node.left_s + 1))
-    return min(node.since_s, renewed_s + timings.deadline_s)
+    """The latest moment at which the node can have written. Of a lease that was not seen running out only this is certain: its
+    holder may have renewed it until the key went, and has written until its deadline after that."""
+    if node.death == "node":
+        return node.since_s  # whatever it ran had ended before it took its key away
+    renewed_s = node.since_s
+    if node.left_s is not None and _ran_out(node, timings):
+        # The engine rounds down what is left, so the renewal may have been up to a second later than it seems.
+        renewed_s = node.read_s - (timings.ttl_s - min(timings.ttl_s, node.left_s + 1))
+    return renewed_s + timings.deadline_s + timings.drift_s
 
 
 # ---------------------------------------------------------------- one node

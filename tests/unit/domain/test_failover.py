@@ -176,7 +176,7 @@ def test_what_was_lost_is_counted_to_the_last_sign_of_life() -> None:
     chosen = one(lost(volume(held("n2", 10, at_s=DIED_S - 100))))
     assert isinstance(chosen, Recover) and chosen.lost_s == 100
     quiet = one(lost(volume(held("n2", 10, at_s=DIED_S - 5000), in_sync=frozenset({"n2"}))))
-    assert isinstance(quiet, Recover) and quiet.lost_s == USUAL.ttl_s + 1, "nothing was cut, for nothing had changed"
+    assert isinstance(quiet, Recover) and quiet.lost_s == USUAL.ttl_s + USUAL.daemon_silence_s + 5, "nothing was cut"
     fresh = one(lost(volume(held("n2", 10, at_s=DIED_S + 3))))
     assert isinstance(fresh, Recover) and fresh.lost_s == 0, "clocks differ"
     ahead = lost(volume(held("n2", 10, at_s=DIED_S + 3600), born_s=DIED_S - 500))
