@@ -99,6 +99,12 @@ def bench(root: Path, place: Path, arguments: list[str]) -> int:
     return primordia(root, place, ["bench", *(arguments or ["all"])])
 
 
+def sim(root: Path, place: Path, arguments: list[str]) -> int:
+    """Many simulated soups, half of them with machines that die; SEEDS says how many, SEED repeats one."""
+    asked = [f"--{name.lower()}={os.environ[name]}" for name in ("SEEDS", "SEED") if os.environ.get(name)]
+    return _module(root, place, "primordia.sim", [*asked, *arguments])
+
+
 def probe(root: Path, place: Path, arguments: list[str]) -> int:
     """Real faults on a soup of six nodes."""
     return _module(root, place, "primordia.probe", arguments)
@@ -122,6 +128,7 @@ TASKS: dict[str, Task] = {
     "lint": Task(lint),
     "fmt": Task(fmt),
     "bench": Task(bench),
+    "sim": Task(sim, purpose="test", needs_root=False),
     "probe": Task(probe, purpose="test"),
     "soak": Task(soak, purpose="test"),
     "primordia": Task(primordia, needs_root=False),

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from primordia.sim.report import explain
-from primordia.sim.world import simulate
+from primordia.sim.survival.world import SurvivalProfile, survive
+from primordia.sim.world import Profile, simulate
 
 
 @pytest.fixture(autouse=True)
@@ -22,32 +23,43 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 # The processes of one run (pytest-xdist) must agree on what its tests are.
 _CHANCE = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
-SEEDS = [_CHANCE.randrange(2**32) for _ in range(6)]
+SEEDS = [_CHANCE.randrange(2**32) for _ in range(50)]
+_CONTROL = Profile(duration_s=120, lifeforms=30)
+_SURVIVAL = SurvivalProfile(duration_s=75, lifeforms=6, harm_every_s=6)
 
 
-@pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"seed-{seed}")
+@pytest.mark.parametrize("seed", SEEDS[:25], ids=lambda seed: f"seed-{seed}")
 def test_a_fresh_seed_violates_nothing(seed: int) -> None:
-    result = simulate(seed)
-    assert not result.violations, "\n".join(explain(result))
-    assert result.commits > 300 and sum(result.faults.values()) > 10
+    result = simulate(seed, _CONTROL)
+    assert not result.violations, "\n".join([*explain(result), f"  here: with {_CONTROL}"])
+    assert result.commits > 100 and sum(result.faults.values()) > 3
+
+
+@pytest.mark.parametrize("seed", SEEDS[25:], ids=lambda seed: f"seed-{seed}")
+def test_a_fresh_seed_of_machines_that_die_loses_and_doubles_nothing(seed: int) -> None:
+    result = survive(seed, _SURVIVAL)
+    assert not result.violations, "\n".join([*explain(result, "survival"), f"  here: with {_SURVIVAL}"])
+    assert result.commits > 50 and result.deeds["(promise recorded)"] > 0
 
 
 def test_one_seed_is_one_run_bit_for_bit() -> None:
     first, second = simulate(7), simulate(7)
     assert first == second
     assert first.fingerprint != simulate(8).fingerprint
+    assert survive(7) == survive(7)
 
 
 def test_one_seed_is_one_run_in_any_process() -> None:
     """Nothing may depend on the hashes of text, which every process has of its own."""
-    fingerprints = set()
+    told = set()
     for hashes in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-m", "primordia.sim", "--seed", "7"],
+            [sys.executable, "-m", "primordia.sim", "--seed", "7", "--jobs", "1"],
             env={**os.environ, "PYTHONHASHSEED": hashes},
             capture_output=True,
             text=True,
             check=True,
         )
-        fingerprints.add(done.stdout.splitlines()[0])
-    assert fingerprints == {f"seed 7: fingerprint {simulate(7).fingerprint}"}
+        told.add("\n".join(line for line in done.stdout.splitlines() if "fingerprint" in line))
+    ours = (("control", simulate(7)), ("survival", survive(7)))
+    assert told == {"\n".join(f"{world} seed 7: fingerprint {result.fingerprint}" for world, result in ours)}

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from primordia.sim.checkers import Checker
 from primordia.sim.history import Moment, State
 from primordia.wire.meta import LABEL_RACK, LABEL_SEGMENT
-from primordia.wire.resources import Context, Lifeform, Node, Volume
+from primordia.wire.resources import Context, Lifeform, Node, Resource, Volume
+from primordia.wire.volumes import VolumeStatus
 
 
 class Owners(Checker):
@@ -45,8 +46,11 @@ class Copies(Checker):
     def judge(self, moment: Moment) -> Iterator[str]:
         for move in moment.moves:
             old, new = move.old, move.new
-            if isinstance(new, Volume) and (not isinstance(old, Volume) or old.status.replicas != new.status.replicas):
-                names = (new.status.node, *new.status.replicas)
+            if isinstance(new, Volume) and _chooses(old, new):
+                names = [
+                    new.status.node,
+                    *(name for name in new.status.replicas if name not in _destination(new, moment.state)),
+                ]
                 racks = [_rack(node) for name in names if (node := moment.state.nodes.get(name)) is not None]
                 if new.status.replicas and (len(set(racks)) < len(racks) or ("", "") in racks):
                     yield f"{new.metadata.name} is on {', '.join(names)}: {racks}."
@@ -90,6 +94,19 @@ def _judge_binding(lifeform: Lifeform, state: State, before: dict[str, Volume]) 
             yield f"{name} is on {status.node} in epoch {status.epoch}, and the data of {template.name} {where}."
         elif (known := before.get(volume.metadata.name)) is not None and known.status.epoch >= status.epoch:
             yield f"{name} takes its data in epoch {status.epoch}, which that has seen."
+
+
+def _chooses(old: Resource | None, new: Volume) -> bool:
+    """Whether its copies were chosen; with another owner they are the old ones, until the next look."""
+    before = old.status if isinstance(old, Volume) else VolumeStatus()
+    return before.replicas != new.status.replicas and before.node in ("", new.status.node)
+
+
+def _destination(volume: Volume, state: State) -> tuple[str, ...]:
+    """Where its lifeform is being moved: the copy there is no copy for long."""
+    name = volume.metadata.name.rpartition(".")[0]
+    moving = [each.status.moving for each in state.lifeforms.values() if each.metadata.name == name]
+    return tuple(each.to for each in moving if each is not None)
 
 
 def _rack(node: Node) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 
 class Kind(StrEnum):
@@ -46,17 +47,20 @@ LONGEST_S: Mapping[Kind, float] = {
 """The longest each lasts; what keeps news back is well below the checkers' LATENESS_S."""
 
 
+K = TypeVar("K", bound=StrEnum)
+
+
 @dataclass(frozen=True)
-class Fault:
+class Fault(Generic[K]):
     """From `at_s` on (seconds of the run), for `for_s`. `dice` is chance for whoever carries it out, in [0, 1)."""
 
     at_s: float
-    kind: Kind
+    kind: K
     for_s: float
     dice: float
 
 
-def schedule(rng: random.Random, duration_s: float, pause_s: float, kinds: Sequence[Kind]) -> tuple[Fault, ...]:
+def schedule(rng: random.Random, duration_s: float, pause_s: float, kinds: Sequence[Kind]) -> tuple[Fault[Kind], ...]:
     """Faults in order of time, on average one in `pause_s`; every one of the kinds is as likely as any other."""
     faults = []
     at_s = rng.expovariate(1 / pause_s)

@@ -46,15 +46,15 @@ class Summary:
         ]
 
 
-def explain(result: Result, most: int = 5) -> list[str]:
+def explain(result: Result, world: str = "control", most: int = 5) -> list[str]:
     """A failed run, in lines: what was violated, and how to see it again."""
     shown = [f"  {violation}" for violation in result.violations[:most]]
     left = len(result.violations) - len(shown)
     return [
-        f"seed {result.seed} failed:",
+        f"{world} seed {result.seed} failed:",
         *shown,
         *([f"  and {left} more"] if left else []),
-        f"  again: python -m primordia.sim --seed {result.seed}",
+        f"  again: python -m primordia.sim --world {world} --seed {result.seed}",
     ]
 
 

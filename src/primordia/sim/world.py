@@ -190,10 +190,10 @@ class World:
 
     # ------------------------------------------------------------ harm
 
-    async def _suffer(self, fault: Fault) -> None:
+    async def _suffer(self, fault: Fault[Kind]) -> None:
         await self.clock.sleep(fault.at_s)
         self.faults[fault.kind] += 1
-        bodies: dict[Kind, Callable[[Fault], Awaitable[None]]] = {
+        bodies: dict[Kind, Callable[[Fault[Kind]], Awaitable[None]]] = {
             Kind.WATCHES_CUT: self._cut_watches,
             Kind.COMPACTION: self._compact,
             Kind.CONTROLLER_CRASH: self._crash_controller,
@@ -207,7 +207,7 @@ class World:
         }
         await bodies.get(fault.kind, self._hurt_stores)(fault)
 
-    async def _hurt_stores(self, fault: Fault) -> None:
+    async def _hurt_stores(self, fault: Fault[Kind]) -> None:
         """Away, lossy, late or repeating: for as long as one of that kind lasts."""
         self._harm.kinds[fault.kind] += 1
         self._set_stores()
@@ -226,29 +226,29 @@ class World:
     def _lose(self) -> bool:
         return self.rng.random() < 0.3
 
-    async def _cut_watches(self, fault: Fault) -> None:
+    async def _cut_watches(self, fault: Fault[Kind]) -> None:
         for store in self._stores:
             store.cut_watches()
 
-    async def _compact(self, fault: Fault) -> None:
+    async def _compact(self, fault: Fault[Kind]) -> None:
         """History goes while nobody can watch it: who comes back has to list again."""
         await self._cut_watches(fault)
         await self.memory.compact((await self.memory.status()).revision)
 
-    async def _crash_controller(self, fault: Fault) -> None:
+    async def _crash_controller(self, fault: Fault[Kind]) -> None:
         contender = self._contender(fault)
         self._harm.down[contender.name] += 1
         await contender.kill()
         await self.clock.sleep(fault.for_s)
         self._harm.down[contender.name] -= 1
 
-    async def _cut_controller(self, fault: Fault) -> None:
+    async def _cut_controller(self, fault: Fault[Kind]) -> None:
         """It dies in one of its next calls, before or after that is done."""
         store = self._contender(fault).store
         store.cut_at = store.calls + 1 + int(fault.dice * 1000 % 40)
         store.cut_after = fault.dice * 1000 % 2 >= 1
 
-    async def _stall_controller(self, fault: Fault) -> None:
+    async def _stall_controller(self, fault: Fault[Kind]) -> None:
         """Nothing reaches it and nothing leaves it, long enough for another to lead; then all of it does."""
         contender = self._contender(fault)
         self._harm.stalled[contender.name] += 1
@@ -257,21 +257,21 @@ class World:
         self._harm.stalled[contender.name] -= 1
         contender.store.stall(self._harm.stalled[contender.name] > 0)
 
-    async def _restart_controller(self, fault: Fault) -> None:
+    async def _restart_controller(self, fault: Fault[Kind]) -> None:
         """It resigns and comes again."""
         await self._contender(fault).stop()
 
-    def _contender(self, fault: Fault) -> ControllerProcess:
+    def _contender(self, fault: Fault[Kind]) -> ControllerProcess:
         """Mostly the one that leads."""
         leading = [each for each in self.contenders if each.leads]
         if leading and fault.dice < 0.7:
             return leading[0]
         return self.contenders[int(fault.dice * 1000) % len(self.contenders)]
 
-    def _victim(self, fault: Fault) -> SimNode:
+    def _victim(self, fault: Fault[Kind]) -> SimNode:
         return self.nodes.nodes[f"n{int(fault.dice * self.profile.nodes)}"]
 
-    async def _crash_node(self, fault: Fault) -> None:
+    async def _crash_node(self, fault: Fault[Kind]) -> None:
         """Its lease runs out, and the controllers notice; it comes back with an empty table."""
         node = self._victim(fault)
         self._harm.down[node.name] += 1
@@ -282,7 +282,7 @@ class World:
             node.up = True
             node.wake()
 
-    async def _hang_node(self, fault: Fault) -> None:
+    async def _hang_node(self, fault: Fault[Kind]) -> None:
         node = self._victim(fault)
         self._harm.hung[node.name] += 1
         node.hung = True
@@ -291,7 +291,7 @@ class World:
         node.hung = self._harm.hung[node.name] > 0
         node.wake()
 
-    async def _cordon_node(self, fault: Fault) -> None:
+    async def _cordon_node(self, fault: Fault[Kind]) -> None:
         """Half of those that are cordoned stay so."""
         name = self._victim(fault).name
         await self._change_node(name, unschedulable=True)
@@ -299,7 +299,7 @@ class World:
         if fault.dice * 1000 % 2 >= 1:
             await self._change_node(name, unschedulable=False)
 
-    async def _shrink_node(self, fault: Fault) -> None:
+    async def _shrink_node(self, fault: Fault[Kind]) -> None:
         """It may promise half of its memory; it takes a while until it has all of it again."""
         name = self._victim(fault).name
         await self._change_node(name, memory_share=0.5)
