@@ -7,7 +7,7 @@ aside and begins at the newest common one; where nothing is common, it begins wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,12 +57,22 @@ class Send:
         return not self.base
 
 
-def next_send(owner: Sequence[Manifest], held: Sequence[Held], begun: Begun | None = None) -> Send | None:
-    """What goes next to a holder of `held` (oldest first); None when it has the owner's newest already."""
+def next_send(
+    owner: Sequence[Manifest], held: Sequence[Held], begun: Begun | None = None, *, damaged: Collection[int] = ()
+) -> Send | None:
+    """What goes next to a holder of `held` (oldest first); None when it has the owner's newest already.
+
+    `damaged` are the owner's own that it had to put aside: what a holder has of them is the only good one there is, and stays
+    until the owner has something newer to put in its place.
+    """
     if not owner:
         return None
     newest, tip = owner[-1], held[-1] if held else None
     if tip is not None and (tip.number, tip.root) == (newest.number, newest.root):
+        return None
+    if any((each.number, each.root) == (newest.number, newest.root) for each in held) and all(
+        each.number <= newest.number or each.number in damaged for each in held
+    ):
         return None
     base = _common(owner, [each for each in held if each.number < newest.number])
     aside = tip is not None and (tip.root != base or tip.number >= newest.number)

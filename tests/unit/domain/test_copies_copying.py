@@ -45,6 +45,15 @@ def test_a_tail_that_the_owner_lacks_is_put_aside() -> None:
     assert next_send(OWNER, [Held(2, "b"), Held(7, "e")]) == Send(5, 2, "b", aside=True)
 
 
+def test_what_the_owner_had_to_put_aside_stays_with_who_has_it_until_there_is_something_newer() -> None:
+    held = [Held(3, "c"), Held(5, "e"), Held(6, "f")]
+    assert next_send(OWNER, held, damaged=(6,)) is None
+    assert next_send(OWNER, held) == Send(5, 3, "c", aside=True), "another one's tail does not"
+    assert next_send(OWNER, [*held, Held(7, "x")], damaged=(6,)) == Send(5, 3, "c", aside=True)
+    assert next_send(OWNER, [Held(3, "c"), Held(6, "f")], damaged=(6,)) == Send(5, 3, "c", aside=True)
+    assert next_send([*OWNER, *owner((7, "g"))], held, damaged=(6,)) == Send(7, 5, "e", aside=True)
+
+
 def test_the_same_content_under_another_number() -> None:
     back = owner((1, "a"), (2, "b"), (3, "a"))
     assert next_send(back, [Held(1, "a")]) == Send(3, 1, "a")

@@ -136,7 +136,9 @@ class CopySender:
             self._holding = await self._peer().holding(self.uid)
         holding = self._holding
         held = self._learn(owner, holding)
-        send = next_send(owner, held, None if self._anew else _begun(holding.unfinished))
+        begun = None if self._anew else _begun(holding.unfinished)
+        info = await self._pool.find(self.uid)
+        send = next_send(owner, held, begun, damaged=info.aside if info is not None else ())
         if send is None:
             return False
         delta = empty_delta(owner, send) or await self._pool.changes(self.uid, send.number, since=send.since)
