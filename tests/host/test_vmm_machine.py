@@ -145,7 +145,7 @@ async def test_memory_that_cannot_be_is_refused(world: Guests, spec: MachineSpec
 
 
 async def test_a_qemu_that_is_missing_is_named(world: Guests, spec: MachineSpec) -> None:
-    world.tools = Tools(qemu="/nowhere/qemu", qemu_data="/nowhere")
+    world.tools = msgspec.structs.replace(world.tools, qemu="/nowhere/qemu", qemu_data="/nowhere")
     with pytest.raises(PermanentError, match="/nowhere/qemu"):
         await world.vmm().start(spec)
     assert world.left(spec) == []

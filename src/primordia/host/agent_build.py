@@ -1,4 +1,4 @@
-"""Compile the guest agent with the machine's own C compiler, once for each state of its sources.
+"""Compile the guest agent, and what starts QEMU, with the machine's own C compiler, once for each state of their sources.
 
 The agent is linked statically, for it runs as process 1 of guests that have no C library yet. The result's name carries
 the hash of the sources and flags, so an upgrade never boots an old agent and nothing needs to be told apart by time.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from primordia.drivers import vmm_qemu
 from primordia.kit.command import CommandError, run
 from primordia.kit.errors import PermanentError, UnsupportedError
 from primordia.kit.ids import new_uid
@@ -17,6 +19,7 @@ from primordia.kit.ids import new_uid
 # No -Werror here: a newer compiler's new warning must not stop a user.
 _FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-s")
 _COMPILE_TIMEOUT_S = 300.0
+_LAUNCHER = Path(vmm_qemu.__file__).parent / "launch.c"
 
 
 def find_sources() -> Path:
@@ -48,10 +51,25 @@ def cached_agent(cache: Path) -> Path:
 
 async def build_agent(output: Path) -> Path:
     """Compile the agent to `output` and return it. Raises UnsupportedError when no compiler or static C library is there."""
+    return await _compile(sorted(find_sources().glob("*.c")), output)
+
+
+async def ensure_launcher(cache: Path) -> Path:
+    """What starts QEMU, of this source, in the cache folder, compiled if it is not there yet. Raises as `build_agent`."""
+    launcher = cached_launcher(cache)
+    return launcher if launcher.is_file() else await _compile([_LAUNCHER], launcher)
+
+
+def cached_launcher(cache: Path) -> Path:
+    """Where the launcher of this source lies, or would lie, in the cache folder."""
+    content = " ".join(_FLAGS).encode() + _LAUNCHER.read_bytes()
+    return cache / f"launch-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+async def _compile(sources: Sequence[Path], output: Path) -> Path:
     if shutil.which("gcc") is None:
         raise UnsupportedError("The guest agent cannot be compiled: gcc is not installed.", remedy="Install gcc and libc6-dev.")
-    sources = find_sources()
-    files = [str(file) for file in sorted(sources.glob("*.c"))]
+    files = [str(file) for file in sources]
     temporary = output.with_name(f".{output.name}.{new_uid()}.tmp")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:

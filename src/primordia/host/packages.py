@@ -38,7 +38,7 @@ PACKAGES: tuple[Package, ...] = (
     Package("skopeo", "pulls OCI images", "skopeo", "skopeo", 30),
     Package("umoci", "unpacks OCI images", "umoci", "umoci", 15),
     Package("e2fsprogs", "makes the disks of microVMs", "mke2fs", "e2fsprogs", 2),
-    Package("util-linux", "starts microVMs without privileges", "setpriv", "util-linux", 4),
+    Package("util-linux", "ends image builds with whoever began them", "setpriv", "util-linux", 4),
     Package("mount", "mounts and unmounts", "umount", "util-linux-core", 1),
     Package("kmod", "unpacks and orders kernel modules", "modprobe", "kmod", 1),
     Package("xz-utils", "unpacks kernel modules", "xz", "xz", 1),

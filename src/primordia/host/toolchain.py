@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from primordia.host import kernel
-from primordia.host.agent_build import cached_agent, ensure_agent, find_interpreter
+from primordia.host.agent_build import cached_agent, cached_launcher, ensure_agent, ensure_launcher, find_interpreter
 from primordia.host.apt import PrivateApt, library_path, unpack
 from primordia.host.apt_sources import newer
 from primordia.host.initramfs import WANTED_FOR_XFS, build_initramfs, wanted_words
@@ -53,6 +53,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format: int = _FORMAT
     dpkg_ns: int = 0
     agent: str = ""
+    launcher: str = ""
     kernel: str = ""
     modules: str = ""
     tools: Tools
@@ -123,6 +124,7 @@ class _Maker:
                 self._apt.remove()
         self._progress("compile the guest agent and pack the initramfs")
         agent = await ensure_agent(self._folder.parent)
+        launcher = await ensure_launcher(self._folder.parent)
         initramfs = self._folder / f"initramfs-{short_hash(f'{agent.name} {image.modules} {_wanted()}', 16)}.img"
         programs = self._folder / "kernel" / "usr" / "bin"
         await build_initramfs(image.modules, agent, initramfs, interpreter=find_interpreter(), programs=programs)
@@ -131,6 +133,7 @@ class _Maker:
             qemu=qemu.qemu,
             qemu_library_path=qemu.qemu_library_path,
             qemu_data=qemu.qemu_data,
+            launcher=str(launcher),
             kernel=str(image.path),
             kernel_version=image.modules.name,
             initramfs=str(initramfs),
@@ -284,6 +287,7 @@ def _manifest(tools: Tools) -> Manifest:
     return Manifest(
         dpkg_ns=stamp,
         agent=cached_agent(Path()).name,
+        launcher=cached_launcher(Path()).name,
         kernel=str(given.path) if given else "",
         modules=_wanted(),
         tools=tools,
@@ -302,7 +306,7 @@ def _warm(folder: Path) -> Tools | None:
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
     tools = found.tools
-    places = (tools.qemu, tools.kernel, tools.initramfs, tools.etcd, tools.slirp4netns)
+    places = (tools.qemu, tools.launcher, tools.kernel, tools.initramfs, tools.etcd, tools.slirp4netns)
     whole = all(os.access(place, os.R_OK) for place in places)
     return tools if whole and found == _manifest(tools) else None
 

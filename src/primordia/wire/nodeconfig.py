@@ -11,12 +11,14 @@ import msgspec
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """Programs and files that were found or unpacked for this machine. Empty text means: not to be had here.
 
-    `initramfs_xfs` is for guests whose data is an xfs: the driver is as large as all the others together.
+    `launcher` becomes QEMU, without any privilege. `initramfs_xfs` is for guests whose data is an xfs: the driver is as large
+    as all the others together.
     """
 
     qemu: str = ""
     qemu_library_path: str = ""
     qemu_data: str = ""
+    launcher: str = ""
     kernel: str = ""
     kernel_version: str = ""
     initramfs: str = ""

@@ -12,9 +12,9 @@ from primordia.drivers.vmm_qemu.argv import (
     Accelerator,
     Descriptors,
     kernel_command_line,
+    launch_argv,
     memory_limit_bytes,
     qemu_argv,
-    unprivileged,
     vcpus,
 )
 from primordia.kit.errors import PermanentError
@@ -110,8 +110,5 @@ def test_firmware_is_the_fast_one_where_there_is_one(tmp_path: Path) -> None:
 
 
 def test_no_privilege_is_left() -> None:
-    command = unprivileged(1_700_000_001, ("/q",))
-    assert command[-2:] == ("--", "/q")
-    assert {"--reuid=1700000001", "--regid=1700000001", "--clear-groups", "--no-new-privs", "--bounding-set=-all"} < set(
-        command
-    )
+    command = launch_argv("/l", 1_700_000_001, (5, 7), (Path("/c/procs"), Path("/m/procs")), ("/q", "-S"))
+    assert command == ("/l", "500", "5,7", "1700000001", "/c/procs", "/m/procs", "--", "/q", "-S")

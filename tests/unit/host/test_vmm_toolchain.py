@@ -22,7 +22,7 @@ def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "toolchain"
     (folder / "qemu").mkdir(parents=True)
     (folder / "kernel").mkdir()
-    names = ("qemu", "kernel", "initramfs", "etcd", "slirp4netns")
+    names = ("qemu", "launcher", "kernel", "initramfs", "etcd", "slirp4netns")
     places = {name: str(folder / f"{name}.file") for name in names}
     for place in places.values():
         Path(place).touch()
@@ -45,7 +45,16 @@ async def test_a_warm_cache_starts_nothing(warm: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "what", ["a file is gone", "other packages are installed", "another agent", "other modules", "another kernel", "damaged"]
+    "what",
+    [
+        "a file is gone",
+        "other packages are installed",
+        "another agent",
+        "another launcher",
+        "other modules",
+        "another kernel",
+        "damaged",
+    ],
 )
 async def test_any_difference_is_looked_at(warm: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     forbid(monkeypatch)
@@ -59,6 +68,8 @@ async def test_any_difference_is_looked_at(warm: Path, monkeypatch: pytest.Monke
         file.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, dpkg_ns=1)))
     elif what == "another agent":
         file.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, agent="agent-old")))
+    elif what == "another launcher":
+        file.write_bytes(msgspec.json.encode(msgspec.structs.replace(known, launcher="launch-old")))
     elif what == "other modules":
         monkeypatch.setattr(initramfs, "WANTED", (*initramfs.WANTED, "btrfs"))
     else:

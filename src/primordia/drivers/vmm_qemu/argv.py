@@ -26,6 +26,7 @@ Flags were chosen by measuring boot under TCG (docs/design/0002-qemu-microvm.md 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,7 +189,10 @@ def memory_limit_bytes(spec: MachineSpec, accelerator: Accelerator) -> int:
     return spec.memory_bytes + MEMORY_OVERHEAD_BYTES + cache
 
 
-def unprivileged(owner_id: int, command: tuple[str, ...]) -> tuple[str, ...]:
-    """Run the command as uid = gid = `owner_id`, in no group, with no capability and no way to gain one."""
-    ids = (f"--reuid={owner_id}", f"--regid={owner_id}", "--clear-groups")
-    return ("setpriv", *ids, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs", "--", *command)
+def launch_argv(
+    launcher: str, owner_id: int, kept: Iterable[int], groups: Iterable[Path], command: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Run the command in those cgroups (their `procs` files), with those descriptors, as uid = gid = `owner_id`, in no group,
+    with no capability and no way to gain one. See launch.c."""
+    descriptors = ",".join(str(number) for number in kept)
+    return (launcher, str(OOM_SCORE_ADJ), descriptors, str(owner_id), *(str(file) for file in groups), "--", *command)

@@ -11,19 +11,17 @@ import asyncio
 import json
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from primordia.drivers.vmm_qemu import launch, process, rundir
+from primordia.drivers.vmm_qemu import process, rundir
 from primordia.drivers.vmm_qemu.argv import (
-    OOM_SCORE_ADJ,
     Accelerator,
     Descriptors,
     boot_cpu_milli,
+    launch_argv,
     memory_limit_bytes,
     qemu_argv,
-    unprivileged,
 )
 from primordia.drivers.vmm_qemu.handover import opened
 from primordia.drivers.vmm_qemu.key import image_key
@@ -136,10 +134,13 @@ class QemuVmm:
     def _command(
         self, spec: MachineSpec, group: str, accelerator: Accelerator, files: Descriptors, inherit: Sequence[int]
     ) -> tuple[str, ...]:
-        qemu = unprivileged(spec.owner_id, qemu_argv(spec, self._tools, accelerator, files))
-        kept = ",".join(str(number) for number in inherit)
-        groups = (str(file) for file in cgroup.procs_files(group))
-        return (sys.executable, "-I", "-S", str(launch.__file__), str(OOM_SCORE_ADJ), kept, *groups, "--", *qemu)
+        if not self._tools.launcher:
+            raise UnsupportedError(
+                f"microVM {spec.uid} cannot be started: this node knows no launcher.",
+                remedy="Its settings are from an earlier version: run `primordia up` (or `join`) again.",
+            )
+        qemu = qemu_argv(spec, self._tools, accelerator, files)
+        return launch_argv(self._tools.launcher, spec.owner_id, inherit, cgroup.procs_files(group), qemu)
 
     async def _undo(self, machine: QemuMachine | None, run_dir: Path, group: str) -> None:
         """Leave nothing of a failed start, and never let that hide why it failed."""
