@@ -2,12 +2,12 @@
 
 `cut_and_diff` is all of a snapshot: the kernel's, the list of what changed, its hashes, the manifest, durable; of 200 random
 blocks of 4 KiB in a volume of 4 GiB. `guest_*` are of a lifeform on a soup, whose volume is cut every second, against its twin
-whose volume is not cut, in turns. Copies (`sync_*`, `replication_lag`) are measured where there are three racks.
+whose volume is not cut, in turns. Copies (`sync_*`, `replication_lag*`, `first_copy`) are measured where there are three racks.
 """
 
 from __future__ import annotations
 
-from primordia.bench import data_copies, data_guest, data_pool
+from primordia.bench import data_copies, data_first, data_guest, data_pool
 from primordia.bench.figures import Figure
 from primordia.bench.ground import Ground, Progress
 
@@ -18,4 +18,5 @@ async def measure(ground: Ground, rounds: int, progress: Progress) -> list[Figur
         *await data_pool.measure(rounds, progress),
         *await data_guest.measure(ground, rounds, progress),
         *await data_copies.measure(ground, rounds, progress),
+        *await data_first.measure(ground, progress),
     ]

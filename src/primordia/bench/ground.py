@@ -12,6 +12,7 @@ import msgspec
 
 from primordia.client.aio import AsyncClient, connect
 from primordia.host import up as host
+from primordia.host.pool import PoolWish
 from primordia.host.shape import Shape, check_same, plan_nodes, words_of
 from primordia.host.soup import SoupFile, read_soup
 from primordia.kit import ids
@@ -58,10 +59,13 @@ class Ground:
 
 
 @contextlib.asynccontextmanager
-async def ground(name: str, progress: Progress, shape: Shape = ONE_NODE, *, templates: bool = True) -> AsyncIterator[Ground]:
+async def ground(
+    name: str, progress: Progress, shape: Shape = ONE_NODE, *, templates: bool = True, pool_bytes: int = 0
+) -> AsyncIterator[Ground]:
     """The running soup `name`, or with an empty name a throw-away one that is destroyed at the end, whatever happens.
 
-    Without `templates` the lifeforms of a throw-away one boot, and do not start as forks.
+    Without `templates` the lifeforms of a throw-away one boot, and do not start as forks. Each of its nodes gets a pool of
+    `pool_bytes`, 0 for the usual.
 
     Raises PrimordiaError; InvalidError where `shape` asks for what the running soup has not.
     """
@@ -79,7 +83,9 @@ async def ground(name: str, progress: Progress, shape: Shape = ONE_NODE, *, temp
         config = Path(folder) / "config"
         try:
             progress(f"bring up {words_of(plan_nodes(shape))} to measure")
-            options = host.UpOptions(soup=name, shape=shape, client_config=config, plain_templates=templates)
+            options = host.UpOptions(
+                soup=name, shape=shape, client_config=config, plain_templates=templates, pool=PoolWish(pool_bytes)
+            )
             result = await host.up(options, lambda step: None)
             async with connect(config) as client:
                 yield Ground(result.soup, client, config)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from primordia.bench import api, boot, data, density, exec, fork, idle, locality, ready, scale
 from primordia.bench.figures import Figure
 from primordia.bench.ground import ONE_NODE, Ground, Progress, ground
 from primordia.host.shape import Shape
+from primordia.kit.paths import SoupPaths
 
 Measure = Callable[[Ground, int, Progress], Awaitable[list[Figure]]]
 MeasureAlone = Callable[[int, Progress], Awaitable[list[Figure]]]
@@ -39,17 +41,30 @@ BOOTING = frozenset({"boot", "fork"})
 """Those whose lifeforms must boot, and not start as forks: it is what they measure, or measure against."""
 
 
+LARGE_POOL = 5 << 30
+
+
 async def run(names: Sequence[str], soup: str, shape: Shape, rounds: int, progress: Progress) -> list[tuple[str, list[Figure]]]:
     """The figures of each benchmark, on one soup for each shape that is needed. Raises PrimordiaError."""
     done = []
     wanted = [name for name in BENCHES if name in names or "all" in names]
     for (there, templates), group in grounds(wanted, soup, shape):
-        async with ground(soup, progress, there, templates=templates) as here:
+        pool_bytes = _pool_bytes(group, there)
+        async with ground(soup, progress, there, templates=templates, pool_bytes=pool_bytes) as here:
             for name in group:
                 done.append((name, await BENCHES[name](here, rounds, progress)))
     for name in [name for name in ALONE if name in names or "all" in names]:
         done.append((name, await ALONE[name](rounds, progress)))
     return done
+
+
+def _pool_bytes(group: Sequence[str], shape: Shape) -> int:
+    """The size of each node's pool where one of them copies much and the disk has room for it; else 0, the usual one."""
+    if "data" not in group:
+        return 0
+    there = SoupPaths.of("bench").state
+    place = next(each for each in (there, *there.parents) if each.exists())
+    return LARGE_POOL if shutil.disk_usage(place).free >= 2 * (shape.nodes or 1) * LARGE_POOL else 0
 
 
 def grounds(wanted: Sequence[str], soup: str, shape: Shape) -> Iterator[tuple[tuple[Shape, bool], list[str]]]:

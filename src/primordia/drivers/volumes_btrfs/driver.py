@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import functools
 import os
 import threading
 import time
@@ -185,8 +186,8 @@ class BtrfsVolumes:
         return await self._plain(lambda: frozenset(name for name, each in held.items() if each is not None and each.touched()))
 
     async def snapshots(self, volume: str) -> tuple[Manifest, ...]:
-        """See the port."""
-        return await self._on(volume, lambda held: held.manifests)
+        """See the port. It waits for no other call: what is published is known, whatever is being made beside it."""
+        return self._get(volume).manifests
 
     async def label(self, volume: str, number: int, checkpoint: str) -> Manifest:
         """See the port."""
@@ -219,11 +220,14 @@ class BtrfsVolumes:
         intake = await to_the_end(self._plain(lambda: self._begin(delta, begin), volume))
         if intake is None:
             return False
-        keep = False
+        keep, writing = False, _nothing()
         try:
             async for piece in pieces:
                 if intake.check(piece):
-                    await to_the_end(self._plain(intake.write, volume))
+                    await asyncio.shield(writing)
+                    # Beside the next ones' arrival, which takes as long.
+                    writing = asyncio.ensure_future(self._plain(functools.partial(intake.write, intake.taken()), volume))
+            await asyncio.shield(writing)
             await to_the_end(self._plain(lambda: self._commit(intake), volume))
         except PermanentError:
             raise
@@ -231,6 +235,7 @@ class BtrfsVolumes:
             keep = True
             raise
         finally:
+            await to_the_end(_ended(writing))
             await to_the_end(self._plain(lambda: self._let_go(intake, keep=keep), volume))
         return True
 
@@ -442,6 +447,18 @@ class BtrfsVolumes:
                 return act()
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, told)
+
+
+def _nothing() -> asyncio.Future[None]:
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_result(None)
+    return done
+
+
+async def _ended(work: asyncio.Future[None]) -> None:
+    """Wait for it; how it ended has been told, or matters no more."""
+    await asyncio.wait([work])
+    work.exception()
 
 
 @contextmanager

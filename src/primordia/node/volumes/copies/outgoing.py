@@ -14,8 +14,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from primordia.domain import ranges as spans
 from primordia.domain.copying import batches
+from primordia.domain.ranges import Range
 from primordia.domain.rate import TokenBucket
-from primordia.domain.snapshots import Delta
+from primordia.domain.snapshots import Delta, Manifest
 from primordia.kit.clock import Clock
 from primordia.kit.deadline import within
 from primordia.kit.errors import ConflictError
@@ -32,8 +33,9 @@ _LARGE_AT_ONCE = 4
 _WHOLE_AT_ONCE = 4
 _TURN_WITHIN_S = 15.0
 """Who fetches takes a source that is silent for much longer for gone."""
-WHOLE_RATE = 100 << 20
-"""Bytes a second that all wholes together take of the node's link and disk."""
+WHOLE_RATE = 400 << 20
+"""Bytes a second that all wholes together take of the node's link and disk: more than a node does beside deltas, for which they
+give way. Who wants less says so by the volume's bandwidth."""
 _GIVE_WAY_S = 0.02
 """For each chunk of a whole while deltas are sent: some 12 MB/s are left to it."""
 
@@ -137,12 +139,26 @@ class Outgoing:
         return b"".join([chunk async for chunk in self._read(delta, 0)])
 
     async def _read(self, delta: Delta, begin: int) -> AsyncIterator[bytes]:
-        writer, said = DeltaWriter(), delta.manifest
+        writer = DeltaWriter()
         yield writer.header(delta, begin)
-        for batch in batches(spans.skip(delta.ranges, begin), _BATCH_BYTES):
-            pieces = await self._pool.read(said.volume, said.number, batch)
-            yield await asyncio.to_thread(_written, writer, pieces)
+        following: asyncio.Task[bytes] | None = None
+        try:
+            for batch in [*batches(spans.skip(delta.ranges, begin), _BATCH_BYTES), None]:
+                made, following = following, None
+                chunk = await made if made is not None else b""
+                if batch is not None:  # beside the sending of the one before
+                    following = asyncio.create_task(self._made(writer, delta.manifest, batch), name="read ahead")
+                if chunk:
+                    yield chunk
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
         yield writer.end()
+
+    async def _made(self, writer: DeltaWriter, said: Manifest, batch: Sequence[Range]) -> bytes:
+        pieces = await self._pool.read(said.volume, said.number, batch)
+        return await asyncio.to_thread(_written, writer, pieces)
 
 
 def _written(writer: DeltaWriter, pieces: Sequence[Piece]) -> bytes:

@@ -109,17 +109,21 @@ class Receiver:
                 bytes_done=partial.bytes_done,
                 bytes_all=all_bytes,
             )
-        info = await self._pool.find(uid)
-        if info is None:
-            return Holding(unfinished=unfinished, seeding=seeding, message=message)
-        if info.pending and uid not in self._accepted:  # from before this process
-            await self._pool.settle(uid)
-        snapshots = [*await self._pool.snapshots(uid)]
         waiting = self._accepted.get(uid)
+        if waiting is not None:  # durable: nobody waits until it is published too, which takes as long again
+            epoch = waiting.epoch
+        else:
+            info = await self._pool.find(uid)
+            if info is None:
+                return Holding(unfinished=unfinished, seeding=seeding, message=message)
+            if info.pending and uid not in self._accepted:  # from before this process
+                await self._pool.settle(uid)
+            epoch = info.epoch
+        snapshots = [*await self._pool.snapshots(uid)]
         if waiting is not None and waiting not in snapshots:
             snapshots.append(waiting)
         held = tuple(HeldSnapshot(number=each.number, epoch=each.epoch, root=each.root) for each in snapshots)
-        return Holding(epoch=info.epoch, snapshots=held, unfinished=unfinished, seeding=seeding, message=message)
+        return Holding(epoch=epoch, snapshots=held, unfinished=unfinished, seeding=seeding, message=message)
 
     async def deliver(self, asker: str, uid: str, chunks: AsyncIterator[bytes], *, aside: bool) -> Taken:
         """See the port."""

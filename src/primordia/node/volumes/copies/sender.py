@@ -137,8 +137,7 @@ class CopySender:
         holding = self._holding
         held = self._learn(owner, holding)
         begun = None if self._anew else _begun(holding.unfinished)
-        info = await self._pool.find(self.uid)
-        send = next_send(owner, held, begun, damaged=info.aside if info is not None else ())
+        send = next_send(owner, held, begun, damaged=await self._damaged(owner, held))
         if send is None:
             return False
         delta = empty_delta(owner, send) or await self._pool.changes(self.uid, send.number, since=send.since)
@@ -147,6 +146,13 @@ class CopySender:
         await self._push(send, delta)
         self._learn(owner, self._holding)
         return True
+
+    async def _damaged(self, owner: Sequence[Manifest], held: Sequence[Held]) -> tuple[int, ...]:
+        """The owner's own that it put aside, where that matters: the holder has something newer than the owner."""
+        if not owner or not held or held[-1].number <= owner[-1].number:
+            return ()
+        info = await self._pool.find(self.uid)
+        return info.aside if info is not None else ()
 
     def _learn(self, owner: Sequence[Manifest], holding: Holding) -> list[Held]:
         held = [Held(each.number, each.root) for each in holding.snapshots]
