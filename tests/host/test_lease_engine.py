@@ -82,8 +82,9 @@ def dead(life: int) -> Put:
 
 def test_what_was_killed_is_proved_and_a_new_life_begins(own_engine: Engine, tmp_path: Path) -> None:
     with kept_lease(own_engine, tmp_path) as keeper:
-        wait_until(lambda: told(tmp_path)["createRevision"], "held")
+        wait_until(lambda: keeper.view().life, "held")
         life = keeper.view().life
+        wait_until(lambda: told(tmp_path)["createRevision"] == life, "the daemon is told of it")
         keeper.nothing_runs("the daemon hangs")
         assert told(tmp_path)["createRevision"] != life, "a daemon that starts now finds the old life"
         wait_until(lambda: keeper.view().life > life, "a new life")
