@@ -120,7 +120,13 @@ def _alone(node: Watched, total: int, timings: Timings, now: float) -> Verdict:
     if _ran_out(node, timings):
         return Dead(f"Its lease ran out: {node.left_s:g} s were left of it when it was last read, and it was not renewed.")
     deadline = node.since_s + timings.deadline_s + timings.drift_s
-    return _by(deadline, now, "Its lease has ended, and its deadline has passed since then")
+    return _by(deadline, now, f"Its lease has ended{_last_heard(node)}, and its deadline has passed since then")
+
+
+def _last_heard(node: Watched) -> str:
+    if node.left_s is None:
+        return ", of which nothing had been read"
+    return f", {node.since_s - node.read_s:.1f} s after {node.left_s:g} s were left of it"
 
 
 def _ran_out(node: Watched, timings: Timings) -> bool:
