@@ -1,4 +1,4 @@
-"""The engine without us: the store client in the node's own namespace, for baselines.
+"""The engine without us: the store client in a node's own namespace, for baselines and for what only its keys tell.
 
 Sockets belong to the namespace of the thread that makes them, so the baseline's event loop runs in a thread that has entered
 the node's namespace. The time is taken inside that thread: handing work over is not part of it.
@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from primordia.bench.ground import Ground
 from primordia.drivers.store_etcd.client import EtcdStore
 from primordia.kit import netns
-from primordia.ports.store import Compare, Put
+from primordia.ports.store import Compare, Put, WatchEvent
 
 T = TypeVar("T")
 PREFIX = "/bench/"
@@ -43,6 +44,27 @@ class Engine:
             return (time.perf_counter() - begun) * 1000
 
         return await self._there(work())
+
+    @contextlib.asynccontextmanager
+    async def heard(self, prefix: str, hear: Callable[[WatchEvent, float], None]) -> AsyncIterator[None]:
+        """Have `hear` called with each change below a prefix, and the moment (time.monotonic) at which it was heard of."""
+        ready = threading.Event()
+
+        async def work() -> None:
+            status = await self._store.status()
+            async with self._store.watch(prefix, after_revision=status.revision) as batches:
+                ready.set()
+                async for batch in batches:
+                    for event in batch.events:
+                        hear(event, time.monotonic())
+
+        watching = asyncio.run_coroutine_threadsafe(work(), self._loop)
+        watching.add_done_callback(lambda _: ready.set())
+        try:
+            await asyncio.to_thread(ready.wait)
+            yield
+        finally:
+            watching.cancel()
 
     async def get_ms(self, key: str) -> float:
         """Read a key."""
@@ -88,17 +110,20 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def engine(ground: Ground) -> AsyncIterator[Engine]:
-    """The engine of a soup on this machine, by the certificate of its first node."""
-    config = ground.config
+async def engine(ground: Ground, node: str = "") -> AsyncIterator[Engine]:
+    """The engine of a soup on this machine, as its first node sees it; as `node` does, by that one's own server alone."""
+    config = ground.config_of(node or ground.node)
+    endpoints = config.engine.endpoints
+    if node:
+        endpoints = tuple(each for each in endpoints if urlsplit(each).hostname == config.address) or endpoints
     descriptor = netns.open_named(config.netns)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=_serve, args=(loop, descriptor), name="bench-engine", daemon=True)
     thread.start()
-    pki = ground.paths.pki
+    pki = ground.paths_of(config.name).pki
 
     async def open_store() -> EtcdStore:
-        return EtcdStore(config.engine.endpoints, pki / "engine-ca.crt", pki / "engine.crt", pki / "engine.key")
+        return EtcdStore(endpoints, pki / "engine-ca.crt", pki / "engine.crt", pki / "engine.key")
 
     def there(work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Future[T]:
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), loop))

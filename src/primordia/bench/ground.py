@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -14,7 +15,7 @@ from primordia.client.aio import AsyncClient, connect
 from primordia.host import up as host
 from primordia.host.pool import PoolWish
 from primordia.host.shape import Shape, check_same, plan_nodes, words_of
-from primordia.host.soup import SoupFile, read_soup
+from primordia.host.soup import SoupFile, reach, read_soup
 from primordia.kit import ids
 from primordia.kit.errors import NotFoundError
 from primordia.kit.paths import NodePaths, SoupPaths
@@ -55,17 +56,31 @@ class Ground:
     @property
     def config(self) -> NodeConfig:
         """What the first node was told."""
-        return msgspec.json.decode(self.paths.config.read_bytes(), type=NodeConfig)
+        return self.config_of(self.node)
+
+    def config_of(self, node: str) -> NodeConfig:
+        """What a node was told."""
+        return msgspec.json.decode(self.paths_of(node).config.read_bytes(), type=NodeConfig)
+
+    def address(self, node: str) -> str:
+        """Where this machine reaches the node: its API, and every published port."""
+        return reach(self.soup, next(each for each in self.soup.nodes if each.name == node))
 
 
 @contextlib.asynccontextmanager
 async def ground(
-    name: str, progress: Progress, shape: Shape = ONE_NODE, *, templates: bool = True, pool_bytes: int = 0
+    name: str,
+    progress: Progress,
+    shape: Shape = ONE_NODE,
+    *,
+    templates: bool = True,
+    pool_bytes: int = 0,
+    timings: Mapping[str, float] = MappingProxyType({}),
 ) -> AsyncIterator[Ground]:
     """The running soup `name`, or with an empty name a throw-away one that is destroyed at the end, whatever happens.
 
     Without `templates` the lifeforms of a throw-away one boot, and do not start as forks. Each of its nodes gets a pool of
-    `pool_bytes`, 0 for the usual.
+    `pool_bytes`, 0 for the usual, and these `timings`.
 
     Raises PrimordiaError; InvalidError where `shape` asks for what the running soup has not.
     """
@@ -84,7 +99,12 @@ async def ground(
         try:
             progress(f"bring up {words_of(plan_nodes(shape))} to measure")
             options = host.UpOptions(
-                soup=name, shape=shape, client_config=config, plain_templates=templates, pool=PoolWish(pool_bytes)
+                soup=name,
+                shape=shape,
+                client_config=config,
+                plain_templates=templates,
+                pool=PoolWish(pool_bytes),
+                timings=dict(timings),
             )
             result = await host.up(options, lambda step: None)
             async with connect(config) as client:

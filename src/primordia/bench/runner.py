@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from primordia.bench import api, boot, data, density, exec, fork, idle, locality, ready, scale
+from primordia.bench import api, boot, data, density, exec, failover, fork, idle, locality, ready, scale
 from primordia.bench.figures import Figure
 from primordia.bench.ground import ONE_NODE, Ground, Progress, ground
 from primordia.host.shape import Shape
@@ -27,8 +27,8 @@ BENCHES: dict[str, Measure] = {
     "ready": ready.measure,
 }
 
-ALONE: dict[str, MeasureAlone] = {"scale": scale.measure}
-"""Those that bring their own world and need no soup."""
+ALONE: dict[str, MeasureAlone] = {"failover": failover.measure, "scale": scale.measure}
+"""Those that bring their own world, and spare every other soup."""
 
 SHAPES: dict[str, Shape] = {
     "ready": Shape(nodes=6, racks=3, segments=2),

@@ -364,7 +364,7 @@ def _other(commands: Commands) -> None:
     _client(version, namespace=False)
 
     bench = _add(commands, "bench", "bench:bench", "measure, on a soup of its own")
-    benches = ("boot", "exec", "api", "idle", "ready", "fork", "density", "data", "locality", "scale", "all")
+    benches = ("boot", "exec", "api", "idle", "ready", "fork", "density", "data", "locality", "failover", "scale", "all")
     bench.add_argument("names", nargs="+", choices=benches, metavar="|".join(benches))
     bench.add_argument("-o", "--output", choices=("table", "json"), default="table", help="the form of the answer")
     bench.add_argument("--rounds", type=int, default=0, metavar="N", help="how often (default: by the benchmark)")
