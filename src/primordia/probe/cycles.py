@@ -23,7 +23,7 @@ from primordia.host.shape import Shape
 from primordia.kit.errors import PrimordiaError
 from primordia.probe import deeds
 from primordia.probe.faults import KINDS, Cast, Fault, Kind, shuffled
-from primordia.probe.witness import Testimony, doubled
+from primordia.probe.witness import Testimony, Thaw, doubled
 from primordia.probe.works import LedgerWork, RedisWork, Work, longest_gap
 from primordia.testing.soup import Many, eventually, running
 from primordia.wire.conditions import find, holds
@@ -66,6 +66,7 @@ class Probe:
     folder: Path
     say: Say
     outcomes: list[Outcome] = field(default_factory=list)
+    thaws: list[Thaw] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.testimony = Testimony(self.folder / "witness.log")
@@ -109,6 +110,8 @@ class Probe:
         begun = time.monotonic()
         async with deeds.done(self.soup, fault, outcome.nodes):
             await asyncio.sleep(max(0.0, begun + fault.seconds - time.monotonic()))
+            if fault.kind == "freeze node":
+                self.thaws += [Thaw(node, time.monotonic()) for node in outcome.nodes]
         healed = time.monotonic()
         try:
             await self._settled(client, healed)
@@ -120,7 +123,7 @@ class Probe:
         for work in self.works:
             await self._check(client, work, before[work.name], outcome)
         told = {each for one in self.outcomes for each in one.wrong}
-        outcome.wrong += [each for each in doubled(self.testimony.read()) if each not in told]
+        outcome.wrong += [each for each in doubled(self.testimony.read(), self.thaws) if each not in told]
         return outcome
 
     async def _check(self, client: AsyncClient, work: Work, before: Lifeform, outcome: Outcome) -> None:

@@ -16,7 +16,7 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,8 +153,24 @@ class Testimony:
         return [line.at for line in self.lines if line.lifeform == lifeform and line.said == "a"]
 
 
-def doubled(lines: Iterable[Line]) -> list[str]:
-    """Writes of an epoch that came after the first one of a later epoch of the same lifeform, in sentences. Pure."""
+@dataclass(frozen=True)
+class Thaw:
+    """Everything of a node stood, and was let go on at `at`: no program can stop another one before either has run."""
+
+    node: str
+    at: float
+
+
+WAKING_S = 0.5
+"""So long what a thawed node writes, and nobody acknowledges, is put down to its waking up."""
+
+
+def doubled(lines: Iterable[Line], thaws: Sequence[Thaw] = ()) -> list[str]:
+    """Writes of an epoch that came after the first one of a later epoch of the same lifeform, in sentences. Pure.
+
+    What an acknowledgement promises counts always. What is only written, on a node's own disk, does not in the first moments
+    after the whole node had stood.
+    """
     newest: dict[str, Line] = {}
     found = []
     for line in lines:
@@ -163,12 +179,17 @@ def doubled(lines: Iterable[Line]) -> list[str]:
         first = newest.get(line.lifeform)
         if first is None or line.epoch > first.epoch:
             newest[line.lifeform] = line
-        elif line.epoch < first.epoch:
+        elif line.epoch < first.epoch and not (line.said == "w" and _wakes(line, thaws)):
+            what = "wrote" if line.said == "w" else "was acknowledged"
             found.append(
-                f"{line.lifeform}: {line.node} wrote {line.number} in epoch {line.epoch}, {line.at - first.at:.3f} s after "
+                f"{line.lifeform}: {line.node} {what} {line.number} in epoch {line.epoch}, {line.at - first.at:.3f} s after "
                 f"{first.node} had begun to write in epoch {first.epoch}"
             )
     return found
+
+
+def _wakes(line: Line, thaws: Sequence[Thaw]) -> bool:
+    return any(each.node == line.node and each.at <= line.at < each.at + WAKING_S for each in thaws)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from primordia.probe import ledger
 from primordia.probe.deeds import rules
 from primordia.probe.faults import KINDS, Cast, Fault, shuffled
-from primordia.probe.witness import Line, doubled
+from primordia.probe.witness import Line, Thaw, doubled
 from primordia.probe.works import longest_gap
 
 CAST = Cast({"a": "n1", "b": "n5"}, {"r1": ("n1", "n4"), "r2": ("n2", "n5"), "r3": ("n3", "n6")})
@@ -43,6 +43,15 @@ def test_a_write_of_an_epoch_that_is_over_is_seen() -> None:
         "a: n1 wrote 2 in epoch 1, 1.500 s after n2 had begun to write in epoch 2"
     ]
     assert len(doubled([*lines, Line(4.5, "a", "n1", "a", 1, 2)])) == 1
+
+
+def test_only_what_nobody_acknowledged_is_forgiven_to_a_node_that_wakes_up() -> None:
+    lines = [Line(1.0, "a", "n1", "w", 1, 1), Line(3.0, "a", "n2", "w", 2, 1)]
+    thaws = [Thaw("n1", 4.4)]
+    assert doubled([*lines, Line(4.5, "a", "n1", "w", 1, 2)], thaws) == []
+    assert len(doubled([*lines, Line(4.5, "a", "n1", "a", 1, 2)], thaws)) == 1
+    assert len(doubled([*lines, Line(5.0, "a", "n1", "w", 1, 2)], thaws)) == 1
+    assert len(doubled([*lines, Line(4.5, "a", "n3", "w", 1, 2)], thaws)) == 1
 
 
 def test_the_longest_time_without_an_acknowledgement() -> None:
