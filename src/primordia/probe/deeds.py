@@ -101,7 +101,7 @@ def rules(kind: str) -> str:
         ("in", "hook prerouting priority raw", inward),
         ("out", "hook postrouting priority filter", outward),
     ]
-    body = "".join(f"  chain {name} {{ type filter {hook}; policy accept; {rule} }}\n" for name, hook, rule in chains if rule)
+    body = "".join(f"  chain {name} {{ type filter {hook}; policy accept; {rule}; }}\n" for name, hook, rule in chains if rule)
     return f"table {_TABLE} {{\n{body}}}\n"
 
 
