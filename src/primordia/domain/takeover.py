@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from primordia.domain.timings import Timings
 
+_EARLY_S = 1.0
 _SLACK_S = 0.25
 """So much earlier than a reading promised a lease may be seen to go, and have run out: clocks are read one after another."""
 
@@ -86,11 +87,12 @@ def judge(watched: Sequence[Watched], timings: Timings, now: float, *, override:
 def next_reading_s(left_s: float | None, timings: Timings) -> float:
     """How long after a reading the next one is due, so that none runs out without having been seen close to its end.
 
-    A lease that was just renewed is left alone for most of its time: asking costs the engine.
+    A lease that was just renewed is left alone for half of its time: asking costs the engine. From then on it is asked about
+    often, for the one reading that counts has a window of a second, which a machine that is busy would miss.
     """
     if left_s is None or left_s <= timings.takeover_ttl_s:
         return _SLACK_S
-    return max(_SLACK_S, left_s - timings.takeover_ttl_s)
+    return max(_SLACK_S, left_s - timings.takeover_ttl_s - _EARLY_S)
 
 
 def last_sign_s(node: Watched, timings: Timings) -> float:
