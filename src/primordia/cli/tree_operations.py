@@ -35,6 +35,14 @@ def add(commands: tree.Commands) -> None:
     restart.add_argument("-q", "--quiet", action="store_true", help="say nothing")
     tree.client(restart, namespace=False)
 
+    rebuild = tree.add(
+        verbs, "rebuild", "rebuilding:run", "make a soup's state again from its nodes, when all of its engine's data is gone"
+    )
+    tree.soup_name(rebuild)
+    rebuild.add_argument("--dry-run", action="store_true", help="only list what would be made again")
+    rebuild.add_argument("--yes", action="store_true", help="do not ask")
+    rebuild.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
 
 def add_to_node(verbs: tree.Commands) -> None:
     """Put those of nodes below `node`."""

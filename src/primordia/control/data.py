@@ -90,7 +90,8 @@ def is_bound(lifeform: Lifeform, volumes: Volumes) -> bool:
 
 def next_epoch(lifeform: Lifeform, volumes: Volumes) -> int:
     """The epoch of the lifeform's next binding."""
-    return 1 + max([lifeform.status.epoch, *(volume.status.epoch for volume in volumes.values())])
+    known = [max(volume.status.epoch, volume.status.epoch_base) for volume in volumes.values()]
+    return 1 + max([lifeform.status.epoch, lifeform.status.epoch_base, *known])
 
 
 def epoch_to_bind(lifeform: Lifeform, volumes: Volumes) -> int:

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from primordia.api.operations import OperationsApi
 from primordia.daemon.beat import beat
 from primordia.daemon.engine import EngineFollower
 from primordia.daemon.fence_events import tell_fence
+from primordia.daemon.incarnation import Incarnation
 from primordia.daemon.joining import join_api
 from primordia.daemon.leading import Leading
 from primordia.daemon.own import Own
@@ -56,6 +57,7 @@ from primordia.kit.clock import SystemClock
 from primordia.kit.errors import AlreadyExistsError, FatalError, PrimordiaError
 from primordia.kit.identity import boot_id
 from primordia.kit.metrics import Metrics
+from primordia.kit.paths import NodePaths
 from primordia.kit.pki import client_context
 from primordia.node.main import Node
 from primordia.node.own_lease import OwnLease
@@ -119,6 +121,10 @@ class Daemon:
         self._store = EtcdStore(servers, pki / "engine-ca.crt", pki / "engine.crt", pki / "engine.key")
         self._registry = Registry(self._store, SystemClock())
         self._informers = Informers(self._registry)
+        least = config.engine.incarnation
+        paths = NodePaths(Path(config.state_dir), Path(config.run_dir))
+        self._incarnation = Incarnation(self._registry, paths, least, self._registry.clock)
+        self._known = asyncio.Event()
         self._events = EventRecorder(self._registry, "node", config.name)
         self._control_events = EventRecorder(self._registry, "controller", config.name)
         lease = OwnLease(Path(config.run_dir), boot_id(), self._registry.clock)
@@ -214,16 +220,26 @@ class Daemon:
                     ("beat", beat(run_dir, self._registry.clock, timings.beat_every_s)),
                     ("fence", tell_fence(run_dir, self._config.name, nodes, self._events, self._registry.clock)),
                     ("node", self._node.run()),
-                    ("informers", self._informers.run()),
+                    ("informers", self._once_known(self._informers.run)),
                     ("events", self._events.run()),
                     ("control-events", self._control_events.run()),
-                    ("leading", self._leading.run()),
-                    ("soup", self._ensure_soup()),
-                    ("joining", self._joining.announce()),
-                    ("engine", self._engine.run()),
+                    ("leading", self._once_known(self._leading.run)),
+                    ("soup", self._once_known(self._ensure_soup)),
+                    ("joining", self._once_known(self._joining.announce)),
+                    ("engine", self._once_known(self._engine.run)),
+                    ("incarnation", self._learn_incarnation()),
                     *self._peer_routes(),
                 ):
                     group.create_task(coroutine, name=name)
+
+    async def _learn_incarnation(self) -> None:
+        """Nothing that the engine says is believed, and nothing written to it, before it is known to be this soup's."""
+        await self._incarnation.known()
+        self._known.set()
+
+    async def _once_known(self, work: Callable[[], Awaitable[None]]) -> None:
+        await self._known.wait()
+        await work()
 
     def _peer_routes(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """A local soup has the routes between its nodes from `up`."""
@@ -255,9 +271,9 @@ class Daemon:
         )
         while True:
             try:
-                await self._registry.create(soup)
-                return
-            except AlreadyExistsError:
+                with contextlib.suppress(AlreadyExistsError):
+                    await self._registry.create(soup)
+                self._incarnation.remember(await self._registry.get(Soup, "soup"))
                 return
             except PrimordiaError as error:
                 log.info("the soup's object is not there yet: %s", error)

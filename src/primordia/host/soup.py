@@ -48,6 +48,7 @@ class SoupFile(msgspec.Struct, frozen=True, kw_only=True):
 
     On a real machine `nodes` holds that machine alone. One that `joined` has no authority of its own.
     Without `plain_templates` every lifeform boots. `timings` are those of `domain/timings.py` that were asked for.
+    `incarnation` counts how often its engine began anew.
     """
 
     name: str
@@ -60,6 +61,7 @@ class SoupFile(msgspec.Struct, frozen=True, kw_only=True):
     joined: bool = False
     plain_templates: bool = True
     timings: dict[str, float] = {}
+    incarnation: int = 1
 
     @property
     def real(self) -> bool:
@@ -119,6 +121,7 @@ def node_config(soup: SoupFile, node: SoupNode, paths: SoupPaths, cache: Path, t
             member=node.engine,
             endpoints=tuple(client_url(own_address(member)) for member in members),
             initial_cluster=initial_cluster({member.name: peer_url(own_address(member)) for member in members}),
+            incarnation=soup.incarnation,
         ),
         api_port=API_PORT,
         tools=tools,

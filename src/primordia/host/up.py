@@ -139,7 +139,7 @@ async def up(options: UpOptions, progress: Progress, announce: Progress = lambda
         if not soup.joined:
             credentials.write_client_config(soup, paths, servers, config_path, options.owner)
         with step("wait until every node answers"):
-            await asyncio.gather(*(_answers(soup, node, paths) for node in soup.nodes))
+            await asyncio.gather(*(answers(soup, node, paths) for node in soup.nodes))
     return UpResult(soup, servers, config_path, tuple(seconds))
 
 
@@ -253,7 +253,7 @@ def spawn_supervisor(here: NodePaths) -> subprocess.Popen[bytes]:
         )
 
 
-async def _answers(soup: SoupFile, node: SoupNode, paths: SoupPaths) -> None:
+async def answers(soup: SoupFile, node: SoupNode, paths: SoupPaths) -> None:
     """Wait until the node's API says that it is ready."""
     here = paths.node(node.name)
     address = reach(soup, node)

@@ -88,6 +88,16 @@ class NodePaths:
         return self.state / "intents"
 
     @property
+    def kept(self) -> Path:
+        """Objects that this node keeps, for an engine that would have to begin anew."""
+        return self.state / "objects"
+
+    @property
+    def rebuild(self) -> Path:
+        """Objects that this node's daemon is to write into an engine that begins anew; gone when it has."""
+        return self.state / "rebuild.json"
+
+    @property
     def forks(self) -> Path:
         """Images of running contexts, frozen for their children; each goes with the last of them."""
         return self.state / "forks"

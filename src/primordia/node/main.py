@@ -23,6 +23,7 @@ from primordia.node.fleet import Fleet
 from primordia.node.forks.service import ForkService
 from primordia.node.images import ImageKeeper
 from primordia.node.janitor import sweep
+from primordia.node.keeping import Keeping
 from primordia.node.names import Names
 from primordia.node.network import NetworkKeeper
 from primordia.node.node_status import NodeKeeper, Verdicts
@@ -130,6 +131,7 @@ class Node:
         self.forks = ForkService(self._services, self.fleet, executor, informers, self._writer, metrics or Metrics())
         if resolvers is not None:
             self._services.names = Names(informers, config, resolvers, self.fleet.addresses).handler
+        self._keeping = Keeping(paths.kept, informers, clock, config.name, offload)
         self._expecting = Expecting(self._services, informers, self.conditions_changed)
         self._keeper = NodeKeeper(self._services, informers, self._writer, conditions, lambda: self._expecting.ready)
         self.contexts = Access(self.fleet, settings, clock, config.name)
@@ -164,6 +166,7 @@ class Node:
                     ("images", self._services.image_keeper.run()),
                     ("node", self._keeper.run()),
                     ("expecting", self._expecting.run()),
+                    ("keeping", self._keeping.run()),
                     ("contexts", self.fleet.run()),
                     ("forks", self.forks.run(self._sweep)),
                     *((("volumes", self.volume_work.run()),) if self.volume_work is not None else ()),

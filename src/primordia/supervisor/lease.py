@@ -76,6 +76,7 @@ class LeaseKeeper:
         self._past = past_of(run_dir, holder.boot_id, runs)
         self._ended = ""
         self._burial = ""
+        self._pardoned = False
         self._heard = self._look = False
         self._shared = SharedContact(run_dir)
         self._contact: Contact | None = None
@@ -138,6 +139,11 @@ class LeaseKeeper:
             self._burial, self._ended = why, ""
         self._tell()
         self._wake.set()
+
+    def pardon(self) -> None:
+        """The engine begins anew and knows no life: what runs here may go on under the next one, whatever it says."""
+        with self._lock:
+            self._pardoned = True
 
     def status(self) -> dict[str, Any]:
         """How it stands, for people. Ages are seconds; `doubtfulSeconds` is 0 while the lease is surely held."""
@@ -212,7 +218,8 @@ class LeaseKeeper:
             log.warning("it is not known yet whether life %d may go on with what runs here: %s", life, error)
             return
         with self._lock:
-            self._ended = ended_by(self._past.life, life, self._key.previous, death)
+            self._ended = "" if self._pardoned else ended_by(self._past.life, life, self._key.previous, death)
+            self._pardoned = False
             self._past = Past(self._past.life if self._ended else life, others)
         if self._ended:
             log.error("what runs here is ended: %s", self._ended)

@@ -178,6 +178,9 @@ class Supervisor:
                 self._guards.daemon.announced = True
                 process.send(self._children["daemon"].pid, signal.SIGTERM)
                 control.answer(connection, {"ok": True})
+            elif command == "pardon":
+                self._guards.lease.pardon()
+                control.answer(connection, {"ok": True})
             elif command == "reload":
                 self._reload()
                 control.answer(connection, {"ok": True})
@@ -185,7 +188,9 @@ class Supervisor:
                 self._down_reply, self._held = connection, request.get("hold") is True
                 self._stop()
             else:
-                control.answer(connection, {"ok": False, "message": "commands are status, restart-daemon, reload and down"})
+                control.answer(
+                    connection, {"ok": False, "message": "commands are status, restart-daemon, pardon, reload and down"}
+                )
 
     def _reload(self) -> None:
         """Take a changed node.json: end what it has no more, begin what is new. The daemon, who asks, goes on as it is."""

@@ -58,6 +58,11 @@ def _engine_server(config: dict[str, Any]) -> EngineServer:
         address=config["address"],
         tls=EngineTls(str(pki / "engine-ca.crt"), str(pki / "engine.crt"), str(pki / "engine.key")),
         cluster=engine["initial_cluster"],
-        token=f"primordia-{config['soup']}",
+        token=_token(config["soup"], int(engine.get("incarnation", 1))),
         state=engine["initial_state"],
     )
+
+
+def _token(soup: str, incarnation: int) -> str:
+    """What tells clusters apart: an engine that began anew is none of the old one's servers."""
+    return f"primordia-{soup}" if incarnation <= 1 else f"primordia-{soup}-{incarnation}"

@@ -28,12 +28,14 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
-    """`member` says whether this node runs an engine server; `endpoints` are all servers' client URLs."""
+    """`member` says whether this node runs an engine server; `endpoints` are all servers' client URLs. `incarnation` counts
+    how often the engine began anew."""
 
     member: bool
     endpoints: tuple[str, ...]
     initial_cluster: str = ""
     initial_state: str = "new"
+    incarnation: int = 1
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -232,7 +232,8 @@ class ContextSummary(Wire, frozen=True, kw_only=True):
 
 class LifeformStatus(Wire, frozen=True, kw_only=True):
     """`phase` is Pending, Starting, Running, Moving (it stands still for a move), Suspended, Succeeded, Failed, Terminating,
-    Unknown (its node is silent) or Parked (its node is dead, and the condition Recovered says what it waits for)."""
+    Unknown (its node is silent) or Parked (its node is dead, and the condition Recovered says what it waits for). Every later
+    epoch is above `epoch_base`."""
 
     phase: str = always("Pending")
     node: str = ""
@@ -245,6 +246,7 @@ class LifeformStatus(Wire, frozen=True, kw_only=True):
     recovered: Recovered | None = None
     moving: Moving | None = None
     moved: Moved | None = None
+    epoch_base: int = 0
 
 
 class Lifeform(Resource, tag_field="kind", tag="Lifeform", frozen=True, kw_only=True):

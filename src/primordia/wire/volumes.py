@@ -143,6 +143,7 @@ class VolumeStatus(Wire, frozen=True, kw_only=True):
     owner), `restored_from`, `replicas` (who is to hold copies), `handover`, `conditions` and `observed_generation`; the
     owner's daemon writes `number` (the newest snapshot), `size_bytes` (the disk as it is), `used_bytes` (what it takes in the
     pool), `copies`, `last_sync`, `handed_over` and `checkpoints`. Not each snapshot is written here.
+    Every later epoch is above `epoch_base`.
     """
 
     phase: str = always("Pending")
@@ -160,6 +161,7 @@ class VolumeStatus(Wire, frozen=True, kw_only=True):
     last_sync: LastSync | None = None
     handover: Handover | None = None
     handed_over: HandedOver | None = None
+    epoch_base: int = 0
     checkpoints: tuple[Checkpoint, ...] = ()
 
 
