@@ -76,14 +76,14 @@ async def _look(client: AsyncClient, name: str, *, force: bool) -> tuple[str, ..
     if here and not force:
         raise PermanentError(
             f"Node {name} has lifeforms or boxes: {', '.join(here[:5])}{' and more' if len(here) > 5 else ''}.",
-            remedy="Delete or suspend them first, or say --force.",
+            remedy=f"`primordia node evacuate {name}` moves them away, with all data; or say --force.",
         )
     volumes = (await client.list(Volume, all_namespaces=True)).items
     owned = sorted(f"{each.metadata.namespace}/{each.metadata.name}" for each in volumes if each.status.node == name)
     if owned and not force:
         raise PermanentError(
             f"Node {name} has the data of {', '.join(owned[:5])}{' and more' if len(owned) > 5 else ''}: it would be lost.",
-            remedy="Export what is worth keeping and destroy the volumes (`primordia volume export|destroy`), or say --force.",
+            remedy=f"`primordia node evacuate {name}` moves it away; or export and destroy the volumes; or say --force.",
         )
     nodes = (await client.list(Node)).items
     return tuple(each.status.api_endpoint for each in nodes if each.metadata.name != name and each.status.api_endpoint)
