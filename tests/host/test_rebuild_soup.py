@@ -48,10 +48,7 @@ async def test_what_runs_goes_on_and_all_objects_are_there_again(soup: Many, tmp
     machines = soup.runs()
     assert "still there" in await cli.bad("soup", "rebuild", "--soup", name, "--dry-run")
 
-    servers = [node.name for node in soup.soup.nodes if node.engine]
-    for node in servers:
-        soup.kill(node, "engine")
-        shutil.rmtree(soup.paths(node).engine)
+    await lose_the_engine(soup)
     listed = await cli.good("soup", "rebuild", "--soup", name, "--dry-run")
     assert "Incarnation 2" in listed and "default/db" in listed and "3 Lifeform" in listed
     assert soup.runs() == machines
@@ -85,6 +82,21 @@ async def test_what_runs_goes_on_and_all_objects_are_there_again(soup: Many, tmp
         assert moved.status.epoch == (1 << 32) + 1, "later epochs are above all that the old engine can have given"
         assert (await client.exec("db", ["cat", "/var/data/file"])).stdout == b"kept\n"
         await running(client, lifeform("fresh"))
+
+
+async def lose_the_engine(soup: Many) -> None:
+    """All data of all its servers, and the servers."""
+    servers = [node.name for node in soup.soup.nodes if node.engine]
+
+    async def noticed() -> bool:
+        return all(soup.paths(node).engine.with_name("engine.born").exists() for node in servers)
+
+    await eventually("each supervisor has noticed that there is data", noticed)
+    for node in servers:  # first, so that none begins with it again
+        soup.paths(node).engine.rename(soup.paths(node).state / "lost")
+    for node in servers:
+        soup.kill(node, "engine")
+        shutil.rmtree(soup.paths(node).state / "lost")
 
 
 async def kept(soup: Many, volume: Volume) -> bool:
