@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from primordia.cli.describe_forks import CAME, Lines, template_lines, whose_lines
+from primordia.cli.describe_moves import move_lines, schedulable_words
 from primordia.cli.describe_volumes import COPIES, copy_rows, data_lines, pool_words, volume_lines
 from primordia.cli.failover import recovered_words, waits, what_for
 from primordia.cli.output import printable, table
@@ -170,7 +171,7 @@ def _survival(obj: Lifeform) -> Lines:
         lines.append(("Recovered", recovered_words(obj.status.recovered)))
     if waits(obj):
         lines.append(("Waits for", ": ".join(what_for(obj))))
-    return lines
+    return [*lines, *move_lines(obj.status)]
 
 
 def _wanted_place(obj: Lifeform) -> str:
@@ -250,7 +251,7 @@ def _node(obj: Node) -> Lines:
     dead: Lines = [("Death", ready.message)] if ready is not None and ready.reason in (NODE_DEAD, FAILOVER_HELD) else []
     return [
         *dead,
-        ("Schedulable", "no, cordoned" if obj.spec.unschedulable else "yes"),
+        ("Schedulable", schedulable_words(obj)),
         ("Address", f"{status.address} (clients: {status.api_endpoint})"),
         ("Context range", obj.spec.pod_cidr),
         ("CPU", f"{used.cpu} of {capacity.cpu} given away"),

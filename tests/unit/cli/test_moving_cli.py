@@ -5,10 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from primordia.cli.describe_moves import move_lines, schedulable_words
 from primordia.cli.moving import Row, boxes_on, copies_on, lifeforms_on, rows_text, step_words
 from primordia.cli.tree import parse
 from primordia.client.moves import Outcome, ended
-from primordia.sim.objects import make_lifeform
+from primordia.sim.objects import make_lifeform, make_node
 from primordia.wire.meta import ANNOTATION_MOVE, Condition, ObjectMeta
 from primordia.wire.resources import (
     Context,
@@ -16,6 +17,8 @@ from primordia.wire.resources import (
     ContextStatus,
     ContextTemplate,
     Lifeform,
+    LifeformStatus,
+    Maintenance,
     Moved,
     Moving,
     Recovery,
@@ -94,3 +97,21 @@ def test_the_commands_are_there() -> None:
         parse(["migrate", "db"])
     with pytest.raises(SystemExit):
         parse(["migrate", "db", "--rack", "r2", "--node", "n1"])
+
+
+def test_describe_tells_of_moves_and_of_maintenance() -> None:
+    status = LifeformStatus(
+        moving=Moving(phase="Seeding", from_node="n1", to="n2", message="42%"),
+        moved=Moved(from_node="n3", to="n1", at="then", epoch=4, blackout_seconds=1.5),
+    )
+    assert move_lines(status) == [
+        ("Moving", "from n1 to n2, Seeding: 42%"),
+        ("Moved", "from n3 to n1 at then, epoch 4: 1.50 s of blackout"),
+    ]
+    given_up = LifeformStatus(moving=Moving(phase="GivenUp", message="It stays where it is: no room."))
+    assert move_lines(given_up) == [("Not moved", "It stays where it is: no room.")]
+    node = make_node("n1")
+    spec = msgspec.structs.replace(node.spec, unschedulable=True, evacuating=True, maintenance=Maintenance(until="noon"))
+    assert schedulable_words(node) == "yes"
+    said = schedulable_words(msgspec.structs.replace(node, spec=spec))
+    assert "cordoned" in said and "elsewhere" in said and "until noon" in said
