@@ -133,8 +133,8 @@ class Controllers:
         self.volumes.on_lifeform(change)
         if change.new is not None:
             self._expect(change.new.status.node)
-        if change.new is None:
-            self.scheduler.recount(key, about.metadata.uid)
+        if change.old is not None and (change.new is None or change.new.metadata.uid != change.old.metadata.uid):
+            self.scheduler.recount(key, change.old.metadata.uid)
         self.queue.add(key)
 
     def _on_node(self, change: Change[Node]) -> None:

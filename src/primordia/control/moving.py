@@ -34,7 +34,7 @@ from primordia.domain.moving import (
     read_destination,
 )
 from primordia.kit.clock import Clock
-from primordia.kit.errors import ConflictError, NotFoundError
+from primordia.kit.errors import ConflictError, NotFoundError, PrimordiaError
 from primordia.kit.units import parse_bytes
 from primordia.ports.store import Compare, Put
 from primordia.registry.events import EventRecorder
@@ -170,7 +170,11 @@ class Mover:
         moving = Moving(
             phase="Seeding", to=placement.node, from_node=status.node, epoch=status.epoch, since=self._now(), wish=wish
         )
-        begun = await self._write(lifeform, moving)
+        try:
+            begun = await self._write(lifeform, moving)
+        except PrimordiaError:
+            self._scheduler.give_up_for_the_gone(lifeform)
+            raise
         self._events.record(begun, "MoveBegun", f"From {status.node} to {placement.node}: {placement.message}")
         return begun
 

@@ -172,8 +172,19 @@ class Scheduler:
         shortage = self._shortage(_second(lifeform.metadata.uid), node_name, demand)
         if shortage is not None:
             return f"node {node_name} {shortage.words()}"
+        if not self._is_there(lifeform):
+            return "it is no more"  # and nobody would ever give the place back
         self.ledger.promise(_second(lifeform.metadata.uid), node_name, demand)
         return ""
+
+    def _is_there(self, lifeform: Lifeform) -> bool:
+        cached = self._lifeforms.get(lifeform.metadata.name, lifeform.metadata.namespace)
+        return cached is not None and cached.metadata.uid == lifeform.metadata.uid
+
+    def give_up_for_the_gone(self, lifeform: Lifeform) -> None:
+        """After a write that failed: the second place is kept until it is known what came of it, unless nobody will ask."""
+        if not self._is_there(lifeform):
+            self.stay(lifeform)
 
     def arrive(self, lifeform: Lifeform, demand: Demand) -> None:
         """The lifeform is where it was to go: what was promised to it there is its own, and its old place is free."""
@@ -194,6 +205,9 @@ class Scheduler:
                 return Placement(to.name, "it was asked for.")
             return Placement("", f"{to.name} {refusal.words() if isinstance(refusal, Shortage) else refusal}.")
         label = {"rack": LABEL_RACK, "segment": LABEL_SEGMENT}.get(to.kind)
+        asked = request.node_selector.get(label, to.name) if label is not None else to.name
+        if asked != to.name:
+            return Placement("", f"Its nodeSelector asks for {label}={asked}.")
         if label is not None:
             request = dataclasses.replace(request, node_selector={**request.node_selector, label: to.name})
         return place(request, self._ranking)
