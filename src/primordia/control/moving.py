@@ -44,7 +44,7 @@ from primordia.registry.ownership import owner_put
 from primordia.registry.registry import Registry, unchanged
 from primordia.registry.rules import timestamp
 from primordia.registry.together import Pair, write_together
-from primordia.wire.conditions import is_silent
+from primordia.wire.conditions import find, is_silent
 from primordia.wire.meta import ANNOTATION_MOVE, ObjectMeta
 from primordia.wire.resources import Context, Lifeform, LifeformStatus, Moved, Moving, Node, Recovered, Volume
 from primordia.wire.volumes import Handover
@@ -121,7 +121,7 @@ class Mover:
             status.epoch,
             wish=bool(wish),
             deleting=lifeform.metadata.deletion_timestamp is not None,
-            rooted=rooted(lifeform, mine),
+            rooted=rooted(lifeform, mine) or refused(lifeform),
         )
         if move is None or moving is None:
             return view
@@ -131,7 +131,8 @@ class Mover:
         return dataclasses.replace(
             view,
             wish=wish == moving.wish,
-            lacks=self._scheduler.lacks_elsewhere(lifeform, needs_of(lifeform, mine)[0], move.to),
+            lacks=self._scheduler.lacks_elsewhere(lifeform, needs_of(lifeform, mine)[0], move.to)
+            or (refused(lifeform) if move.phase == "Seeding" else ""),
             # Who stands still already waits for no preparations: they are there to keep the standing short.
             unseeded=unseeded(volumes, move.to) or (runs and unexpected(lifeform, mine, self._nodes.get(move.to))),
             running=runs or self._silence(move.source, mine),
@@ -337,6 +338,14 @@ def rooted(lifeform: Lifeform, contexts: Mapping[str, Context]) -> str:
         return ""
     over = all(context.status.phase in _OVER for context in contexts.values())
     return "its programs have ended, and would run again elsewhere: delete it if it is not needed" if over else ""
+
+
+def refused(lifeform: Lifeform) -> str:
+    """Why its contexts are not given what its manifest asks for, as a sentence: they could not be told of a move either."""
+    scheduled = find(lifeform.status.conditions, "Scheduled")
+    if scheduled is None or scheduled.status != "False" or not lifeform.status.node:
+        return ""
+    return f"what its manifest asks for has to wait first: {scheduled.message.rstrip('.')}"
 
 
 def has_stopped(context: Context) -> bool:

@@ -415,3 +415,34 @@ def test_every_interrupted_prefix_of_a_move_ends_well(cut_at: int, after: bool) 
         assert world.disks.deeds.count(("handed over", bare)) == 1
 
     play(story, nodes=RACKS)
+
+
+def test_whose_manifest_has_to_wait_is_not_moved_and_a_wish_is_no_way_around_a_selector() -> None:
+    async def story(world: ControlWorld) -> None:
+        before = await running_shop(world, data="1Gi", node_selector={"topology.primordia.dev/segment": "east"})
+        await wish(world, "segment/west")
+        assert "Its nodeSelector asks for topology.primordia.dev/segment=east" in (await given_up(world)).message
+
+        _, bare = await others(world)
+        world.disks.stuck.add(bare)
+        await wish(world, f"node/{bare}")
+        await world.until(moving_is(world, "Seeding"))
+        grown = make_lifeform("shop", memory="64Gi", data="1Gi").spec.contexts
+
+        def larger(lifeform: Lifeform) -> Lifeform:
+            return msgspec.structs.replace(lifeform, spec=msgspec.structs.replace(lifeform.spec, contexts=grown))
+
+        await world.sure.mutate(Lifeform, "shop", "default", larger)
+        await world.until(moving_is(world, "GivenUp"))
+        moving = (await the_lifeform(world)).status.moving
+        assert moving is not None and "memory" in moving.message
+        await wish(world, "elsewhere")
+
+        async def says_so() -> bool:
+            moving = (await the_lifeform(world)).status.moving
+            return moving is not None and "has to wait first" in moving.message
+
+        await world.until(says_so)
+        assert (await the_lifeform(world)).status.node == before.status.node
+
+    play(story, nodes=RACKS)
