@@ -25,7 +25,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 _CHANCE = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID"))
 SEEDS = [_CHANCE.randrange(2**32) for _ in range(50)]
 _CONTROL = Profile(duration_s=120, lifeforms=30)
-_SURVIVAL = SurvivalProfile(duration_s=75, lifeforms=6, harm_every_s=6)
+_SURVIVAL = SurvivalProfile(duration_s=60, lifeforms=5, harm_every_s=5)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:25], ids=lambda seed: f"seed-{seed}")
@@ -39,14 +39,14 @@ def test_a_fresh_seed_violates_nothing(seed: int) -> None:
 def test_a_fresh_seed_of_machines_that_die_loses_and_doubles_nothing(seed: int) -> None:
     result = survive(seed, _SURVIVAL)
     assert not result.violations, "\n".join([*explain(result, "survival"), f"  here: with {_SURVIVAL}"])
-    assert result.commits > 50 and result.deeds["(promise recorded)"] > 0
+    assert result.commits > 30 and result.deeds["(promise recorded)"] > 0
 
 
 def test_one_seed_is_one_run_bit_for_bit() -> None:
     first, second = simulate(7), simulate(7)
     assert first == second
     assert first.fingerprint != simulate(8).fingerprint
-    assert survive(7) == survive(7)
+    assert survive(7, _SURVIVAL) == survive(7, _SURVIVAL)
 
 
 def test_one_seed_is_one_run_in_any_process() -> None:

@@ -23,7 +23,9 @@ class Harm(StrEnum):
     PEERS_CUT = "cut from all peers"
     PEER_CUT_ONE_WAY = "cut from one peer, one way"
     ISOLATED = "cut from everything"
+    MANY_CUT = "many cut from the engine"
     RACK_LOSS = "rack loss"
+    HEIR_BEHIND = "all lost but a copy that is behind"
     SEGMENT_CUT = "segment cut"
     SLOW_NODE = "slow node"
     DRIFT = "clock drift"
@@ -32,6 +34,7 @@ class Harm(StrEnum):
     MESSAGES_DOUBLED = "messages doubled"
     MESSAGES_LATE = "messages late"
     LEASE_REVOKED = "lease revoked early"
+    REVOKED_UNHEARD = "lease revoked from one that cannot hear it"
     ENGINE_LEADER = "engine leader changes"
     ENGINE_QUORUM = "engine without quorum"
     DISK_FULL = "disk full"
@@ -52,7 +55,9 @@ LONGEST_S: Mapping[Harm, float] = {
     Harm.PEERS_CUT: 40,
     Harm.PEER_CUT_ONE_WAY: 40,
     Harm.ISOLATED: 60,
+    Harm.MANY_CUT: 30,
     Harm.RACK_LOSS: 90,
+    Harm.HEIR_BEHIND: 60,
     Harm.SEGMENT_CUT: 40,
     Harm.SLOW_NODE: 60,
     Harm.DRIFT: 120,
@@ -61,6 +66,7 @@ LONGEST_S: Mapping[Harm, float] = {
     Harm.MESSAGES_DOUBLED: 30,
     Harm.MESSAGES_LATE: 30,
     Harm.LEASE_REVOKED: 0,
+    Harm.REVOKED_UNHEARD: 20,
     Harm.ENGINE_LEADER: 3,
     Harm.ENGINE_QUORUM: 30,
     Harm.DISK_FULL: 40,

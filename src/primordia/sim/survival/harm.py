@@ -16,11 +16,12 @@ from primordia.sim.survival.faults import Harm
 from primordia.sim.survival.links import ENGINE, Links
 from primordia.sim.survival.machine import Machine
 from primordia.sim.survival.process import Process
-from primordia.wire.resources import Node
+from primordia.wire.resources import Node, Volume
 
 _DRIFT = 0.002
 """Clocks of machines differ by a few hundred millionths; what timings allow for is far more than this."""
 _WALL_S = 3600.0
+_LONG_S = 15.0
 
 
 class Harming:
@@ -45,6 +46,8 @@ class Harming:
         self._excuse_s = excuse_s
         self._off: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
+        self.stood_s = 0.0
+        """When something went on last that had stood, and may do what it had decided before."""
         self._bodies: dict[Harm, Callable[[Fault[Harm]], Awaitable[None]]] = {
             Harm.POWER_CUT: self._cut_power,
             Harm.SUSPEND: self._suspend,
@@ -57,7 +60,9 @@ class Harming:
             Harm.PEERS_CUT: self._cut_from_peers,
             Harm.PEER_CUT_ONE_WAY: self._cut_one_way,
             Harm.ISOLATED: self._isolate,
+            Harm.MANY_CUT: self._cut_many,
             Harm.RACK_LOSS: self._lose_rack,
+            Harm.HEIR_BEHIND: self._leave_one_behind,
             Harm.SEGMENT_CUT: self._cut_segment,
             Harm.SLOW_NODE: self._slow_down,
             Harm.DRIFT: self._drift,
@@ -66,6 +71,7 @@ class Harming:
             Harm.MESSAGES_DOUBLED: self._hurt_messages,
             Harm.MESSAGES_LATE: self._hurt_messages,
             Harm.LEASE_REVOKED: self._revoke,
+            Harm.REVOKED_UNHEARD: self._revoke_unheard,
             Harm.ENGINE_LEADER: self._lose_leader,
             Harm.ENGINE_QUORUM: self._lose_leader,
             Harm.DISK_FULL: self._fill_disk,
@@ -73,6 +79,12 @@ class Harming:
             Harm.COMPACTION: self._compact,
             Harm.CORDON: self._cordon,
         }
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether what is decided now is done now."""
+        slow = any(process.slow_s for machine in self._machines.values() for process in machine.processes())
+        return not (slow or self._links.late or self._links.lossy) and self._clock.boottime() - self.stood_s > _LONG_S
 
     async def suffer(self, fault: Fault[Harm]) -> None:
         """Wait for it, do it, and take it back."""
@@ -97,6 +109,24 @@ class Harming:
         rack = self._victim(fault).rack
         await self._without_power([each for each in self._machines.values() if each.rack == rack], fault.for_s)
 
+    async def _leave_one_behind(self, fault: Fault[Harm]) -> None:
+        """One copy of a volume is cut off from its owner while that syncs to the other; then both of these lose their power."""
+        try:
+            found = (await self._registry.list(Volume)).items
+        except PrimordiaError:
+            return
+        volumes = [volume for volume in found if volume.status.node and len(volume.status.replicas) == 2]
+        if not volumes:
+            return
+        volume = volumes[int(fault.dice * 1000) % len(volumes)]
+        owner, (copy, behind) = volume.status.node, volume.status.replicas
+        self._links.cut(owner, behind, 1)
+        await self._clock.sleep(6.0)
+        await self.want_sync(volume)
+        await self._clock.sleep(3.0)
+        await self._without_power([self._machines[owner], self._machines[copy]], fault.for_s)
+        self._links.cut(owner, behind, -1)
+
     async def _without_power(self, machines: Iterable[Machine], for_s: float) -> None:
         for machine in machines:
             self._off[machine.name] += 1
@@ -117,6 +147,7 @@ class Harming:
         await self._clock.sleep(fault.for_s)
         if machine.boots == boots and machine.up:
             machine.resume(self._excuse_s)
+            self.stood_s = self._clock.boottime()
 
     async def _stop_daemon(self, fault: Fault[Harm]) -> None:
         daemon = self._victim(fault).daemon
@@ -148,9 +179,13 @@ class Harming:
         process.stop("signal")
         await self._clock.sleep(for_s)
         process.go_on("signal")
+        self.stood_s = self._clock.boottime()
 
     def _restart(self, machine: Machine) -> None:
         self.restart(machine)
+
+    want_sync: Callable[[Volume], Awaitable[None]]
+    """Has a volume synced by whoever runs with it."""
 
     restart: Callable[[Machine], None] = staticmethod(lambda machine: None)
     """Starts a new supervisor on a machine that runs."""
@@ -207,6 +242,11 @@ class Harming:
         machine = self._victim(fault)
         await self._cut([(machine.name, ENGINE), *self._to_peers(machine)], fault.for_s)
 
+    async def _cut_many(self, fault: Fault[Harm]) -> None:
+        """One node of each rack."""
+        racks = {machine.rack: name for name, machine in sorted(self._machines.items())}
+        await self._cut([(name, ENGINE) for name in racks.values()], fault.for_s)
+
     async def _cut_segment(self, fault: Fault[Harm]) -> None:
         """The segment that has not the engine is cut from the others."""
         segments: dict[str, list[str]] = {}
@@ -227,6 +267,13 @@ class Harming:
     async def _revoke(self, fault: Fault[Harm]) -> None:
         if not self._engine.leaderless:
             self._engine.revoke_early(self._victim(fault).name)
+
+    async def _revoke_unheard(self, fault: Fault[Harm]) -> None:
+        name = self._victim(fault).name
+        self._links.cut(name, ENGINE, 1)
+        await self._revoke(fault)
+        await self._clock.sleep(fault.for_s)
+        self._links.cut(name, ENGINE, -1)
 
     async def _lose_leader(self, fault: Fault[Harm]) -> None:
         self._engine.lose_leader()

@@ -6,7 +6,7 @@ many go at once that it is more likely us than them, nobody is declared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from primordia.domain.lease import DEATHS, LEASES, LIVES
@@ -18,6 +18,8 @@ from primordia.sim.checkers import Checker
 from primordia.sim.history import Moment
 from primordia.wire.meta import ANNOTATION_MOVE, LABEL_RACK
 from primordia.wire.resources import Lifeform, Volume
+
+_AT_ONCE_S = 0.5
 
 
 @dataclass
@@ -40,6 +42,8 @@ class KeyHistory:
     declared: dict[str, Death] = field(default_factory=dict)
     proved: set[tuple[str, int]] = field(default_factory=set)
     deaths: int = 0
+    is_prompt: Callable[[], bool] = lambda: True
+    """Whether what is written now was decided now."""
 
     def observe(self, revision: int, changes: Sequence[KeyChange]) -> None:
         """One revision."""
@@ -83,30 +87,35 @@ class Deaths(Checker):
 
 
 class Holds(Checker):
-    """Where nodes of several racks and more than a third of all went at about one time without proof, nobody is declared."""
+    """Where nodes of several racks and more than a third of all go at one time without proof, nobody of them is declared.
+
+    One after another is seen to go, so those that go a moment after a death was declared count, too: they were going.
+    """
 
     def __init__(self, keys: KeyHistory) -> None:
         super().__init__()
         self._keys = keys
+        self._recent: dict[str, tuple[float, float]] = {}
 
     def judge(self, moment: Moment) -> Iterator[str]:
         for name, death in self._keys.declared.items():
-            if death.by != "controllers":
-                continue
             gone_s = self._keys.nodes[name].gone_s
-            if gone_s is None:
+            if death.by == "controllers" and gone_s is not None and self._keys.is_prompt():
+                self._recent[name] = moment.time_s, gone_s
+        for name, (declared_s, gone_s) in list(self._recent.items()):
+            if moment.time_s - declared_s > _AT_ONCE_S:
+                del self._recent[name]
                 continue
-            half_s = self._keys.timings.ttl_s / 2
             away = [
                 other
                 for other, node in self._keys.nodes.items()
                 if node.gone_s is not None
-                and abs(node.gone_s - gone_s) <= half_s
+                and abs(node.gone_s - gone_s) <= _AT_ONCE_S
                 and (other, node.life) not in self._keys.proved
-                and moment.time_s - node.gone_s > half_s
             ]
             racks = {moment.state.nodes[other].metadata.labels.get(LABEL_RACK) for other in away if other in moment.state.nodes}
             if len(racks) > 1 and len(away) > len(self._keys.nodes) / 3:
+                del self._recent[name]
                 yield f"{name} was declared dead, though {', '.join(sorted(away))} went at that time, without proof."
 
 

@@ -75,7 +75,10 @@ class Users:
 
     async def _sync(self, name: str) -> None:
         """A guest asks for it, and goes on with something else meanwhile."""
-        volume = await self._registry.get(Volume, f"{name}.a", NAMESPACE)
+        await self.sync_volume(await self._registry.get(Volume, f"{name}.a", NAMESPACE))
+
+    async def sync_volume(self, volume: Volume) -> None:
+        """The same of any volume. NotFoundError where nothing could run with it."""
         daemon = self._daemon_of(volume.status.node)
         if daemon is None:
             raise NotFoundError(f"{volume.status.node} has no daemon.")

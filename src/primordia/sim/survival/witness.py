@@ -141,9 +141,11 @@ class SimWitness(Checker):
                     self._promises.pop(uid, None)
                     continue
                 self._volumes[uid] = move.new
-                before = move.old.status.last_sync if isinstance(move.old, Volume) else None
-                if move.new.status.last_sync is not None and move.new.status.last_sync != before:
-                    yield from self._record(move.new)
+                old = move.old.status if isinstance(move.old, Volume) else move.new.status
+                # With another owner it is not a sync, but what is left of one where a loss was allowed.
+                if old.node == move.new.status.node and move.new.status.last_sync not in (None, old.last_sync):
+                    self._record(move.new)
+        yield from ()
 
     def _note_recovery(self, lifeform: Lifeform) -> None:
         """When the dead node wrote last, as of the takeover."""
@@ -159,12 +161,12 @@ class SimWitness(Checker):
             each: Left(disk.head, disk.dirty_s, disk.written_s) for each, disk in held.items() if disk.head is not None
         }
 
-    def _record(self, volume: Volume) -> Iterator[str]:
+    def _record(self, volume: Volume) -> None:
         synced, name, uid = volume.status.last_sync, volume.metadata.name, volume.metadata.uid
         assert synced is not None
         content = self._cuts.get((uid, synced.epoch, synced.number))
         if content is None:
-            yield f"A sync of {name} names snapshot {synced.number} of epoch {synced.epoch}, which was never cut."
+            self.say("G2", f"A sync of {name} names snapshot {synced.number} of epoch {synced.epoch}, which was never cut.")
             return
         self._want_timely(uid, content, f"A sync of {name} was recorded")
         self.promises += 1
@@ -174,7 +176,8 @@ class SimWitness(Checker):
         owner = self.machines[volume.status.node]
         racks = {self.machines[node].rack for node in synced.copies} - {owner.rack}
         if len(racks) < acks:
-            yield f"A sync of {name} was recorded with copies on {', '.join(synced.copies) or 'no node'}, and asks for {acks}."
+            where = ", ".join(synced.copies) or "no node"
+            self.say("G2", f"A sync of {name} was recorded with copies on {where}, and asks for {acks}.")
         for node in (volume.status.node, *synced.copies):
             held = self.machines[node].shelf.volumes.get(uid)
             if not self._holds(node, uid, content) and (held is None or synced.number not in held.rotted):

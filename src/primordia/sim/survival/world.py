@@ -15,6 +15,7 @@ from pathlib import Path
 
 from primordia.domain.timings import Timings
 from primordia.drivers.store_memory import KeyChange
+from primordia.kit.errors import PrimordiaError
 from primordia.registry.registry import Registry
 from primordia.sim.checkers import Checker, Epochs, Ownership, Togetherness, Violation
 from primordia.sim.data_checkers import Copies, Together
@@ -36,6 +37,7 @@ from primordia.sim.survival.users import Users
 from primordia.sim.survival.witness import SimWitness
 from primordia.sim.virtual import VirtualClock, run_virtual
 from primordia.sim.world import Result
+from primordia.wire.resources import Volume
 
 _REACTION_S = 1.5
 """What a fence that stood is given to see it, once it goes on."""
@@ -97,6 +99,8 @@ class SurvivalWorld:
         self.users.loss_allowed = self.witness.loss_allowed.add
         self.plan = schedule(self._dice(), profile.duration_s, profile.harm_every_s, profile.kinds)
         self.harm = Harming(self.machines, self.engine, self.links, self.registry, self.clock, self._boot, _REACTION_S)
+        self.keys.is_prompt = lambda: self.harm.is_prompt
+        self.harm.want_sync = self._sync
         self.harm.restart = self._start_supervisor
 
     async def live(self) -> Result:
@@ -188,6 +192,10 @@ class SurvivalWorld:
 
         machine.supervisor = SimSupervisor(machine, self.engine, self.links, make_daemon, self._supervisor_of, self.timings)
         machine.supervisor.start()
+
+    async def _sync(self, volume: Volume) -> None:
+        with contextlib.suppress(PrimordiaError):
+            await self.users.sync_volume(volume)
 
     def _supervisor_of(self, node: str) -> SimSupervisor | None:
         supervisor = self.machines[node].supervisor if node in self.machines else None
