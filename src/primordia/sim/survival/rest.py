@@ -8,11 +8,14 @@ import msgspec
 
 from primordia.sim.checkers import is_ready
 from primordia.sim.history import Moment, State
-from primordia.sim.survival.contents import Contents
+from primordia.sim.survival.contents import Content, Contents
 from primordia.sim.survival.machine import Machine
+from primordia.sim.survival.pool import SimVolume
+from primordia.sim.survival.process import true_s
 from primordia.wire.resources import Context, Event, Lifeform, Resource, Volume
 
 _DEFAULT_MIRROR = 1
+_LATEST_S = 30.0
 
 
 class Quiet:
@@ -121,5 +124,13 @@ def _protected(volume: Volume, state: State, machines: Mapping[str, Machine], co
         copy = machines[node].shelf.volumes.get(uid)
         if copy is None or copy.newest is None or copy.newest.number in copy.bad:
             yield "Protection", f"{name} is to have a copy on {node}, and there is none that is whole."
+        elif any(not contents.of(copy.newest.root).has(each) for each in _of_old(owner, contents)):
+            yield "Protection", f"The copy of {name} on {node} has not got what {status.node} cut long ago."
         elif not owner.head.has(contents.of(copy.newest.root)):
             yield "Protection", f"The copy of {name} on {node} is of another line than its disk on {status.node}."
+
+
+def _of_old(owner: SimVolume, contents: Contents) -> list[Content]:
+    """What the owner has had in snapshots for so long that every copy has it."""
+    cut = [contents.of(each.root) for each in owner.snapshots]
+    return [each for each in cut if each.at_s < true_s() - _LATEST_S]
