@@ -161,3 +161,10 @@ def test_a_canceled_watch_says_why() -> None:
         Progress("/", 3).take(WatchAnswer(canceled=True, compact_revision=9))
     with pytest.raises(StoreUnavailableError, match="no leader"):
         Progress("/", 3).take(WatchAnswer(canceled=True, cancel_reason="etcdserver: no leader"))
+
+
+def test_a_server_that_takes_over_the_lead_does_not_know_what_leases_have_left() -> None:
+    assert gateway.seconds_left(gateway.LeaseAnswer(ID=1, TTL=5)) == 5
+    assert gateway.seconds_left(gateway.LeaseAnswer(ID=1, TTL=-1)) == 0
+    with pytest.raises(StoreUnavailableError, match="does not know yet"):
+        gateway.seconds_left(gateway.LeaseAnswer(ID=1, TTL=9223372036))

@@ -108,8 +108,7 @@ class EtcdStore:
         return max(0, answer.result.TTL)
 
     async def time_to_live(self, lease: int) -> float:
-        answer = await self._lease(gateway.TIME_TO_LIVE, gateway.lease_request(lease))
-        return max(0, answer.TTL)
+        return gateway.seconds_left(await self._lease(gateway.TIME_TO_LIVE, gateway.lease_request(lease)))
 
     async def revoke(self, lease: int) -> None:
         with contextlib.suppress(NotFoundError):

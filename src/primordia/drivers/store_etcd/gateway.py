@@ -37,6 +37,7 @@ TIME_TO_LIVE = "/v3/lease/timetolive"
 STATUS = "/v3/maintenance/status"
 
 # Numbers of gRPC's status codes (grpc/grpc, doc/statuscodes.md).
+_LONGEST_TTL_S = 10**9
 _NOT_FOUND = 5
 _FAILED = {_NOT_FOUND, 3, 6, 7, 9, 11, 12, 16}
 
@@ -79,6 +80,16 @@ class LeaseAnswer(msgspec.Struct, frozen=True):
 
     ID: int = 0
     TTL: int = 0
+
+
+def seconds_left(answer: LeaseAnswer) -> float:
+    """What a lease has left.
+
+    Raises StoreUnavailableError for centuries: so says a server that is taking over the lead, and does not know yet.
+    """
+    if answer.TTL > _LONGEST_TTL_S:
+        raise StoreUnavailableError("The engine has a new leader, which does not know yet how long leases have left.")
+    return max(0, answer.TTL)
 
 
 class KeepAliveAnswer(msgspec.Struct, frozen=True):
