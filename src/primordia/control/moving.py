@@ -121,7 +121,7 @@ class Mover:
             status.epoch,
             wish=bool(wish),
             deleting=lifeform.metadata.deletion_timestamp is not None,
-            rooted=rooted(lifeform, mine) or refused(lifeform),
+            rooted=rooted(lifeform, mine) or refused(lifeform, mine),
         )
         if move is None or moving is None:
             return view
@@ -132,7 +132,7 @@ class Mover:
             view,
             wish=wish == moving.wish,
             lacks=self._scheduler.lacks_elsewhere(lifeform, needs_of(lifeform, mine)[0], move.to)
-            or (refused(lifeform) if move.phase == "Seeding" else ""),
+            or (refused(lifeform, mine) if move.phase == "Seeding" else ""),
             # Who stands still already waits for no preparations: they are there to keep the standing short.
             unseeded=unseeded(volumes, move.to) or (runs and unexpected(lifeform, mine, self._nodes.get(move.to))),
             running=runs or self._silence(move.source, mine),
@@ -340,8 +340,13 @@ def rooted(lifeform: Lifeform, contexts: Mapping[str, Context]) -> str:
     return "its programs have ended, and would run again elsewhere: delete it if it is not needed" if over else ""
 
 
-def refused(lifeform: Lifeform) -> str:
-    """Why its contexts are not given what its manifest asks for, as a sentence: they could not be told of a move either."""
+def refused(lifeform: Lifeform, contexts: Mapping[str, Context]) -> str:
+    """Why its contexts are not given what its manifest asks for, as a sentence: they could not be told of a move either.
+
+    Those that stand for want of room need not be told.
+    """
+    if all(context.spec.wanted == "Stopped" for context in contexts.values()):
+        return ""
     scheduled = find(lifeform.status.conditions, "Scheduled")
     if scheduled is None or scheduled.status != "False" or not lifeform.status.node:
         return ""
