@@ -66,6 +66,10 @@ class Timings:
     restart_silence_s: float = 90.0
     """The same for one that is starting, or whose restart was announced: adopting many microVMs takes time."""
 
+    first_word_s: float = 3.0
+    """A node that has proved its death leaves it to the others for so long to start what it ran, before it begins another life
+    and would start it itself: they are ready, and its daemon is not."""
+
     # ------------------------------------------------------------ failover
 
     takeover_ttl_s: float = 1.5

@@ -238,9 +238,11 @@ class LeaseKeeper:
     def _bury(self) -> None:
         """Declare the life over that the fence has ended, and give the lease back; until it is done, or known to be void."""
         life, lease = self._state.create_revision, self._state.lease
+        next_s = 0.0
         try:
             if life and self._key.bury(life, self._burial):
                 log.warning("life %d is declared over: %s", life, self._burial)
+                next_s = now() + self._timings.first_word_s
             if lease:
                 self._key.client.revoke(lease)
         except PrimordiaError as error:
@@ -248,7 +250,7 @@ class LeaseKeeper:
             self._wake.wait(_BURY_AGAIN_S)
             return
         with self._lock:
-            self._state, self._burial = LeaseState(), ""
+            self._state, self._burial = LeaseState(next_s=next_s), ""
 
     def _log(self, before: LeaseState, outcome: Outcome) -> None:
         state = self._state

@@ -150,18 +150,20 @@ class SimKeeper:
 
     async def _bury(self) -> None:
         life, lease = self._state.create_revision, self._state.lease
+        next_s = 0.0
         try:
             if life:
                 death = Death(life=life, by="node", reason=self._burial, boot_id=self._boot_id)
                 operations: list[Put | Delete] = [death_put(self._node, death), Delete(self._key)]
-                await self._store.txn([Compare(self._key, "create", life)], operations, read_if_failed=[self._key])
+                result = await self._store.txn([Compare(self._key, "create", life)], operations, read_if_failed=[self._key])
+                next_s = self._clock.boottime() + self._timings.first_word_s if result.done else 0.0
             if lease:
                 await self._store.revoke(lease)
         except PrimordiaError as error:
             self._state = replace(self._state, trouble=str(error))
             await self._clock.sleep(_BURY_AGAIN_S)
             return
-        self._state, self._burial = LeaseState(), ""
+        self._state, self._burial = LeaseState(next_s=next_s), ""
 
     def _others_in(self, found: tuple[KeyValue, ...]) -> frozenset[str]:
         return frozenset(item.key.removeprefix(LIVES) for item in found) - {self._node}
