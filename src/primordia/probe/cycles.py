@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import subprocess
 import sys
@@ -78,15 +79,18 @@ class Probe:
         """All of them."""
         return [self.redis, *self.ledgers]
 
-    async def run(self, faults: list[Fault]) -> list[str]:
-        """Do them all; sentences about what was wrong, none if all is well."""
+    async def run(self, faults: list[Fault], within_s: float = math.inf) -> list[str]:
+        """Do them all, or as many as begin within so many seconds; sentences about what was wrong, none if all is well."""
         with self._witness():
             async with self.soup.client() as client:
                 await running(client, self.redis.manifest(), *(each.manifest() for each in self.ledgers))
                 writer = asyncio.create_task(self.redis.write(), name="probe/redis")
                 try:
-                    await self._settled(client, time.monotonic())
+                    begun = time.monotonic()
+                    await self._settled(client, begun)
                     for number, fault in enumerate(faults, 1):
+                        if time.monotonic() - begun > within_s:
+                            break
                         outcome = await self._cycle(client, fault)
                         self.outcomes.append(outcome)
                         self.say(outcome.line(number))
