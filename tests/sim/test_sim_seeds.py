@@ -42,7 +42,7 @@ def test_a_fresh_seed_violates_nothing(seed: int) -> None:
 def test_a_fresh_seed_of_machines_that_die_loses_and_doubles_nothing(seed: int) -> None:
     result = survive(seed, _SURVIVAL)
     assert not result.violations, "\n".join([*explain(result, "survival"), f"  here: with {_SURVIVAL}"])
-    assert result.commits > 30 and result.deeds["(promise recorded)"] > 0
+    assert result.commits > 30
 
 
 def test_one_seed_is_one_run_bit_for_bit() -> None:
