@@ -360,10 +360,10 @@ class BtrfsVolumes:
             self._partial_place(volume).unlink(missing_ok=True)
 
     def _let_go(self, intake: Intake, *, keep: bool) -> None:
-        """End an intake; what was cut off is kept, unless another one was meanwhile."""
+        """End an intake; what was cut off is kept, unless another one was meanwhile, or all of it has just been taken over."""
         volume = intake.delta.manifest.volume
         with self._lock(volume):
-            if keep and intake.received and volume not in self._partials:
+            if keep and intake.received and volume not in self._partials and intake.journal.exists():
                 intake.keep(self._partial_place(volume))
                 self._partials[volume] = Partial(intake.delta, intake.bytes_done)
         intake.discard()
