@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from primordia.client.aio import AsyncClient
-from primordia.client.answers import decode, ready
+from primordia.client.answers import decode, deleted, ready
 from primordia.host.shape import Shape
 from primordia.kit.errors import PrimordiaError
 from primordia.supervisor import control
@@ -116,11 +116,12 @@ class Ticker:
 
 @dataclass
 class Soak:
-    """Of a soup whose engine has three servers. `say` is told how it went."""
+    """Of a soup whose engine has three servers. `say` is told how it went; the load writes the lifeform `written`."""
 
     soup: Many
     client: AsyncClient
     say: Callable[[str], None]
+    written: str = "ticker-n1"
 
     @contextlib.asynccontextmanager
     async def unmoved(self) -> AsyncIterator[None]:
@@ -143,13 +144,16 @@ class Soak:
         stalls = {each.name: each.stall_s(begun) for each in tickers}
         await self.all_well()
         after = await self._state()
+        for each in tickers:
+            await self.client.delete(Lifeform, each.name)
+            await self.client.wait(Lifeform, each.name, deleted, timeout_s=60)
         assert before == after, f"something moved: {before} before, {after} after"
         assert max(stalls.values()) < STALL_S, f"a lifeform stood still: {stalls}"
         self.say(f"nothing moved, nothing restarted; the longest stall of a lifeform was {max(stalls.values()):.1f} s")
 
     async def leaders_killed(self, times: int, every_s: float = EVERY_S) -> list[float]:
         """Kill the leader so often under load; seconds until writes were back."""
-        load, gaps = Load(self.soup, "ticker-n1"), []
+        load, gaps = Load(self.soup, self.written), []
         async with load.running():
             for _ in range(times):
                 leader = await self.leader()
@@ -163,7 +167,7 @@ class Soak:
 
     async def leader_frozen(self, times: int, seconds: float = FROZEN_S) -> list[float]:
         """Freeze the leader for so long and let it go on, so often; seconds until writes were back."""
-        load, gaps = Load(self.soup, "ticker-n1"), []
+        load, gaps = Load(self.soup, self.written), []
         async with load.running():
             for _ in range(times):
                 await self.all_well()
