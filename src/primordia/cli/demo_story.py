@@ -19,6 +19,7 @@ from primordia.cli.demo_data import DataChapter, manifest_with, pools_everywhere
 from primordia.cli.demo_faults import Faults
 from primordia.cli.demo_forks import Forks
 from primordia.cli.demo_stage import SOUP, Stage, free_port, median, say, until
+from primordia.cli.demo_survive import Survive
 from primordia.cli.demo_writer import connection
 from primordia.cli.run import context_of
 from primordia.client.aio import AsyncClient, connect
@@ -34,7 +35,6 @@ MANIFEST = r"""apiVersion: primordia.dev/v1alpha1
 kind: Lifeform
 metadata: {name: cache}
 spec:
-  nodeSelector: {topology.primordia.dev/segment: s2}
   contexts:
     - name: redis
       image: redis
@@ -92,6 +92,7 @@ class Story:
             await Faults(self.stage, client, NAME, self.redis, self.hosts, self.port).happen()
             if self.with_data:
                 await DataChapter(self.stage, client, NAME, "redis").happen()
+                await Survive(self.stage, client, NAME, "redis", self.redis, self.hosts, self.port).happen()
 
     async def _soup(self) -> None:
         stage = self.stage
