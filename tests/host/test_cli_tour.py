@@ -213,7 +213,7 @@ def test_benchmarks_have_the_agreed_shape_and_leave_nothing(soup: Soup) -> None:
     assert 0 < figure["min"] <= figure["p50"] <= figure["p99"] <= figure["max"]
     assert (beside["name"], rate["name"]) == ("exec_beside_flood", "flood_rate")
     assert beside["baseline"] > 0
-    assert rate["min"] > 0
+    assert rate["max"] > 0  # a reader that is starved for a moment gets nothing in it
     boot = msgspec.json.decode(soup.good("primordia bench boot --rounds 1 -q -o json"))["figures"][0]
     assert boot["name"] == "boot_first_command"
     assert boot["baseline"] > 0
