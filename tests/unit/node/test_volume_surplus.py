@@ -17,8 +17,9 @@ from primordia.node.volumes import surplus
 from primordia.node.volumes.surplus import Surplus, is_surplus, never_owned
 from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
+from primordia.wire.conditions import Condition
 from primordia.wire.meta import ObjectMeta
-from primordia.wire.resources import Volume
+from primordia.wire.resources import Node, NodeSpec, NodeStatus, Volume
 from primordia.wire.volumes import (
     CopyState,
     LastSync,
@@ -47,6 +48,10 @@ def a_volume(*copies: VolumeCopy, replicas: tuple[str, ...] = ("new",), sync: La
 def with_mirror(volume: Volume, mirror: int) -> Volume:
     replication = Replication(layout=Layout(mirror=mirror))
     return msgspec.structs.replace(volume, spec=msgspec.structs.replace(volume.spec, replication=replication))
+
+
+def an_owner() -> Node:
+    return Node(metadata=ObjectMeta(name="owner"), spec=NodeSpec(), status=NodeStatus())
 
 
 def a_copy(state: CopyState = "InSync", number: int = 7, epoch: int = 2) -> VolumeCopy:
@@ -93,6 +98,7 @@ async def test_it_goes_with_its_finalizer_and_is_tried_again(tmp_path: Path, mon
         destroyed.set()
 
     monkeypatch.setattr(pool, "destroy", destroy)
+    await registry.create(an_owner())
     work = Surplus(pool, registry, informers, "old")
     tasks = [asyncio.create_task(informers.run()), asyncio.create_task(work.run())]
     try:
@@ -123,10 +129,33 @@ async def test_what_is_written_here_stays(tmp_path: Path) -> None:
     registry = Registry(store, clock, new_uid=lambda: UID)
     pool = MemoryVolumes(tmp_path, total_bytes=1 << 26)
     await pool.create(UID, 1 << 20)
+    await registry.create(an_owner())
     await registry.create(a_volume(a_copy()))
     assert not await Surplus(pool, registry, Informers(registry), "old")._delete("shop.main", "default", UID)
     assert await pool.find(UID) is not None
     assert holder_finalizer("old") in (await registry.get(Volume, "shop.main", "default")).metadata.finalizers
+    await store.close()
+
+
+async def test_it_stays_while_its_owner_is_silent_or_has_left(tmp_path: Path) -> None:
+    """What the silent owner told of the other copies may be old, and a takeover may have been promised this one."""
+    clock = SystemClock()
+    store = MemoryStore(clock)
+    registry = Registry(store, clock, new_uid=lambda: UID)
+    pool = MemoryVolumes(tmp_path, total_bytes=1 << 26)
+    await pool.create(UID, 1 << 20)
+    await pool.cut(UID, epoch=1, always=True)
+    await pool.release(UID)
+    await registry.create(a_volume(a_copy()))
+    work = Surplus(pool, registry, Informers(registry), "old")
+    assert not await work._delete("shop.main", "default", UID)
+    stored = await registry.create(an_owner())
+    for ready in ("Unknown", "False", "True"):
+        reason = "NodeDead" if ready == "False" else "NodeReady" if ready == "True" else "NodeLeaseExpired"
+        status = NodeStatus(conditions=(Condition(type="Ready", status=ready, reason=reason),))
+        stored = await registry.update_status(msgspec.structs.replace(stored, status=status))
+        assert await work._delete("shop.main", "default", UID) is (ready == "True")
+        assert (await pool.find(UID) is None) is (ready == "True")
     await store.close()
 
 
@@ -139,6 +168,7 @@ async def test_what_its_owner_never_had_stays(tmp_path: Path) -> None:
     for _ in range(3):
         await pool.cut(UID, epoch=1, always=True)
     await pool.release(UID)
+    await registry.create(an_owner())
     volume = a_volume(a_copy())
     began = RestoredFrom(epoch=2, node="old", number=1)
     await registry.create(msgspec.structs.replace(volume, status=msgspec.structs.replace(volume.status, restored_from=began)))

@@ -2,8 +2,9 @@
 
 Invariant: what a sync has promised is never given up here before every copy that is wanted has it. So a copy stays while any
 of the others has no place yet, is still being made, cannot be reached, or lacks the last sync; and it is judged by the
-registry, not by a cache. What the owner never had, for another node than this one went on when its owner died, is nowhere
-else: it is put aside, and stays until the volume is destroyed.
+registry, not by a cache. It stays as well while the owner is silent: what that told of the others may be old, and a takeover
+counts on what is here. What the owner never had, for another node than this one went on when its owner died, is nowhere else:
+it is put aside, and stays until the volume is destroyed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from primordia.ports.volumes import Volumes
 from primordia.registry.codec import Change
 from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
-from primordia.wire.resources import Volume
+from primordia.wire.conditions import is_silent
+from primordia.wire.resources import Node, Volume
 from primordia.wire.volumes import Replication, holder_finalizer
 
 log = logging.getLogger(__name__)
@@ -102,10 +104,13 @@ class Surplus:
             self._at_work.discard(meta.uid)
 
     async def _delete(self, name: str, namespace: str, uid: str) -> bool:
-        """Let it go if it is surplus; False where its disk is still here, which is let go first (`returning.py`)."""
+        """Let it go if it is surplus; False where its disk is still here, which is let go first (`returning.py`), and while
+        its owner is silent."""
         volume = await self._registry.get(Volume, name, namespace)
         if volume.metadata.uid != uid or not is_surplus(volume, self._node):
             return True
+        if await self._is_silent(volume.status.node):
+            return False
         known = await self._pool.find(uid)
         if known is not None and known.written_here:
             return False
@@ -122,6 +127,13 @@ class Surplus:
         await self._registry.mutate(Volume, name, namespace, lambda stored: self._freed(stored, uid))
         log.info("volume %s/%s: the copy here is wanted no more, and is deleted", namespace, name)
         return True
+
+    async def _is_silent(self, name: str) -> bool:
+        """Whether a node is away, or no node of the soup any more."""
+        try:
+            return is_silent((await self._registry.get(Node, name)).status.conditions)
+        except NotFoundError:
+            return True
 
     def _freed(self, stored: Volume, uid: str) -> Volume | None:
         meta, own = stored.metadata, holder_finalizer(self._node)

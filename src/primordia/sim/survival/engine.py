@@ -22,6 +22,8 @@ class SimEngine(MemoryStore):
     def __init__(self, clock: Clock, *, observe: Callable[[int, Sequence[KeyChange]], None]) -> None:
         super().__init__(clock, observe=observe)
         self.leaderless = 0
+        self.revoked: set[tuple[str, int]] = set()
+        """Nodes, and the lives of theirs that ended while they were renewed."""
 
     def lose_leader(self) -> None:
         """Nothing is decided any more."""
@@ -42,6 +44,7 @@ class SimEngine(MemoryStore):
         """End the lease of a node that renews it."""
         item = self._current.get(LEASES + node)
         if item is not None and item.lease:
+            self.revoked.add((node, item.create_revision))
             self._end_lease(item.lease)
 
     def has_lease(self, node: str) -> bool:

@@ -41,6 +41,7 @@ class KeyHistory:
     nodes: dict[str, NodeKeys] = field(default_factory=dict)
     declared: dict[str, Death] = field(default_factory=dict)
     proved: set[tuple[str, int]] = field(default_factory=set)
+    revoked: set[tuple[str, int]] = field(default_factory=set)
     deaths: int = 0
     is_prompt: Callable[[], bool] = lambda: True
     """Whether what is written now was decided now."""
@@ -89,7 +90,8 @@ class Deaths(Checker):
 class Holds(Checker):
     """Where nodes of several racks and more than a third of all go at one time without proof, nobody of them is declared.
 
-    One after another is seen to go, so those that go a moment after a death was declared count, too: they were going.
+    One after another is seen to go, so those that go a moment after a death was declared count, too: they were going. Not so
+    one whose lease was ended from one moment to the next.
     """
 
     def __init__(self, keys: KeyHistory) -> None:
@@ -112,6 +114,7 @@ class Holds(Checker):
                 if node.gone_s is not None
                 and abs(node.gone_s - gone_s) <= _AT_ONCE_S
                 and (other, node.life) not in self._keys.proved
+                and (node.gone_s <= declared_s or (other, node.life) not in self._keys.revoked)
             ]
             racks = {moment.state.nodes[other].metadata.labels.get(LABEL_RACK) for other in away if other in moment.state.nodes}
             if len(racks) > 1 and len(away) > len(self._keys.nodes) / 3:

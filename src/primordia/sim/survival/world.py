@@ -88,6 +88,7 @@ class SurvivalWorld:
         self._uids = self._dice()
         self._folder = folder
         self.engine = SimEngine(self.clock, observe=self._observe)
+        self.keys.revoked = self.engine.revoked
         self.links = Links(self._dice(), profile.latency_s)
         self.machines: dict[str, Machine] = {}
         self.witness.machines = self.machines
