@@ -57,7 +57,7 @@ class VolumeCopies:
         self.holder = Receiver(
             keeper.pool, self._directory, self._outgoing, self._auditor, hold=keeper.hold, reach=reach, clock=clock
         )
-        self.replicator = Replicator(keeper, self._directory, self._outgoing, reach=reach, clock=clock)
+        self.replicator = Replicator(keeper, cutter, self._directory, self._outgoing, reach=reach, clock=clock)
         self.syncs = Syncs(cutter, self.replicator, registry, clock, metrics, company.life)
         self._handovers = Handovers(keeper, cutter, self.replicator, self.syncs.record, clock)
         self.scrubber = Scrubber(self._auditor, self.replicator, cutter, reach, clock, node)

@@ -24,6 +24,7 @@ from primordia.node.volumes.copies.outgoing import Outgoing
 from primordia.node.volumes.copies.pace import bandwidth_of
 from primordia.node.volumes.copies.receiver import Reach
 from primordia.node.volumes.copies.sender import CopySender
+from primordia.node.volumes.cutting import Cutter
 from primordia.node.volumes.keeper import VolumeKeeper
 from primordia.node.volumes.owned import OwnedVolume
 from primordia.wire.copies import Seed
@@ -49,8 +50,11 @@ class _Copies:
 class Replicator:
     """One node's. `run` does the work; what others ask is answered as it is known."""
 
-    def __init__(self, keeper: VolumeKeeper, directory: Directory, outgoing: Outgoing, *, reach: Reach, clock: Clock) -> None:
+    def __init__(
+        self, keeper: VolumeKeeper, cutter: Cutter, directory: Directory, outgoing: Outgoing, *, reach: Reach, clock: Clock
+    ) -> None:
         self._keeper = keeper
+        self._cutter = cutter
         self._directory = directory
         self._outgoing = outgoing
         self._reach = reach
@@ -180,6 +184,7 @@ class Replicator:
             news=lambda: self._touched(uid),
             clock=self._clock,
         )
+        sender.renew = lambda epoch: self._renew(copies.owned, epoch)
         copies.senders[node] = sender
         copies.tasks[node] = self._tasks.start(sender.run(), name=f"{uid}-{node}")
 
@@ -195,6 +200,13 @@ class Replicator:
         self._changed.add(uid)
         if tell:
             self._wake.set()
+
+    async def _renew(self, owned: OwnedVolume, epoch: int) -> None:
+        """Cut an unchanged disk in its present epoch, if nothing has been and that is at least the one asked for."""
+        async with owned.lock:
+            newest = (await self._keeper.pool.snapshots(owned.uid))[-1]
+            if owned.here and newest.epoch < epoch <= owned.epoch:
+                await self._cutter.take_held(owned, always=True)
 
     def _source_for(self, uid: str, node: str, owner: Sequence[Manifest]) -> Seed:
         """The nearest node with a content that we have too, and the others that have the same."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from primordia.domain import ranges as spans
 from primordia.domain.copying import Begun, Held, Send, empty_delta, held_number, next_send, relied_on
@@ -38,7 +38,10 @@ Choose = Callable[[Sequence[Manifest]], Seed]
 
 
 class CopySender:
-    """One {volume, copy}'s. `choose` gives where a whole is fetched from, `news` is called whenever something is known anew."""
+    """One {volume, copy}'s. `choose` gives where a whole is fetched from, `news` is called whenever something is known anew.
+
+    `renew` has the owner's newest snapshot be of at least this epoch, where the owner's own is as late.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class CopySender:
         self._peer = peer
         self._choose = choose
         self._news = news
+        self.renew: Callable[[int], Awaitable[None]] = _as_it_is
         self._clock = clock
         self._holding: Holding | None = None
         self._woken = asyncio.Event()
@@ -135,6 +139,10 @@ class CopySender:
         if self._holding is None:
             self._holding = await self._peer().holding(self.uid)
         holding = self._holding
+        if owner and owner[-1].epoch < holding.epoch:
+            # It has owned the volume since this was cut, and takes nothing of an epoch before its own.
+            await self.renew(holding.epoch)
+            owner = await self._pool.snapshots(self.uid)
         held = self._learn(owner, holding)
         begun = None if self._anew else _begun(holding.unfinished)
         send = next_send(owner, held, begun, damaged=await self._damaged(owner, held))
@@ -203,3 +211,7 @@ def _begun(unfinished: Unfinished | None) -> Begun | None:
     if unfinished is None or not unfinished.bytes_done:
         return None
     return Begun(unfinished.number, unfinished.root, unfinished.base, unfinished.bytes_done)
+
+
+async def _as_it_is(epoch: int) -> None:
+    """Nothing is cut."""
