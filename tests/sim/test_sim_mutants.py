@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from primordia.control import binding, blueprint, data, lifeforms, planning, scheduler, volumes
+from primordia.control import binding, blueprint, data, lifeforms, moving, planning, scheduler, volumes
 from primordia.domain import copies, placement
 from primordia.kit.errors import PrimordiaError
 from primordia.registry.events import EventRecorder
@@ -24,7 +24,7 @@ from primordia.sim.faults import Kind
 from primordia.sim.world import Profile, simulate
 from primordia.wire.resources import Lifeform
 
-_MOST_SEEDS = 12
+_MOST_SEEDS = 30
 _CROWDED = Profile(nodes=6, lifeforms=40, duration_s=200)
 
 Patch = pytest.MonkeyPatch
@@ -140,6 +140,10 @@ def nobody_wakes_who_waits(patch: Patch) -> None:
     patch.setattr(scheduler.Scheduler, "_wake_one", lambda self, key: None)
 
 
+def moves_wait_for_no_data(patch: Patch) -> None:
+    patch.setattr(moving, "unhanded", lambda volumes, move: "")
+
+
 def company_wakes_nobody(patch: Patch) -> None:
     patch.setattr(scheduler.Scheduler, "_accompany", lambda self, lifeform: None)
 
@@ -224,6 +228,7 @@ MUTANTS = [
     (contexts_have_no_owner, "Ownership"),
     (orphans_stay, "Orphans"),
     (nobody_wakes_who_waits, "Placed"),
+    (moves_wait_for_no_data, "Owners"),
     (company_wakes_nobody, "Placed"),
     (refusals_are_silent, "Explained"),
     (changes_are_lost, "Converged"),

@@ -12,13 +12,14 @@ from primordia.wire.volumes import VolumeStatus
 
 
 class Owners(Checker):
-    """A volume never changes its node, its epoch never falls, and contexts that have it are of its node and no later epoch."""
+    """A volume goes nowhere but where all of it has been handed over to, in a later epoch; its epoch never falls, and contexts
+    that have it are of its node and no later epoch."""
 
     def judge(self, moment: Moment) -> Iterator[str]:
         for move in moment.moves:
             if isinstance(move.old, Volume) and isinstance(move.new, Volume):
                 yield from _judge_volume(move.old, move.new)
-            elif isinstance(move.new, Context) and move.new.spec.volume:
+            elif isinstance(move.new, Context) and move.new.spec.volume and not _same_spec(move.old, move.new):
                 volume = moment.state.volumes.get(move.new.spec.volume_uid)
                 if volume is not None and move.new.spec.node != volume.status.node:
                     yield f"{move.new.metadata.name} is on {move.new.spec.node}, and its data on {volume.status.node}."
@@ -77,10 +78,21 @@ def _judge_volume(old: Volume, new: Volume) -> Iterator[str]:
     before, after = old.status, new.status
     if old.metadata.uid != new.metadata.uid:
         return
-    if before.node and after.node != before.node:
+    if before.node and after.node != before.node and not _handed_over(before, after):
         yield f"{new.metadata.name} went from {before.node} to {after.node or 'nowhere'}."
     if after.epoch < before.epoch:
         yield f"The epoch of {new.metadata.name} fell from {before.epoch} to {after.epoch}."
+
+
+def _same_spec(old: Resource | None, new: Context) -> bool:
+    """Whether only its node has said something: it may, of one that is stopped and about to be bound elsewhere."""
+    return isinstance(old, Context) and old.spec == new.spec
+
+
+def _handed_over(before: VolumeStatus, after: VolumeStatus) -> bool:
+    handed, asked = before.handed_over, before.handover
+    done = handed is not None and asked is not None and (handed.to, handed.at) == (asked.to, asked.at)
+    return done and asked is not None and asked.to == after.node and after.epoch > before.epoch
 
 
 def _judge_binding(lifeform: Lifeform, state: State, before: dict[str, Volume]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from primordia.kit.errors import NotFoundError, PermanentError, PrimordiaError, 
 from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
 from primordia.wire.resources import Context, Volume
-from primordia.wire.volumes import VolumeCopy, holder_finalizer
+from primordia.wire.volumes import HandedOver, Handover, LastSync, VolumeCopy, holder_finalizer
 
 Key = tuple[str, str]
 
@@ -53,7 +53,8 @@ class SimDisks:
         spec = context.spec
         volume = self._volumes.get(spec.volume, context.metadata.namespace)
         mine = volume is not None and (volume.status.node, volume.status.epoch) == (self._node, spec.epoch)
-        if volume is None or volume.metadata.uid != spec.volume_uid or not mine:
+        handover = volume.status.handover if volume is not None else None
+        if volume is None or volume.metadata.uid != spec.volume_uid or not mine or (handover and handover.epoch == spec.epoch):
             raise TemporaryError(f"{spec.volume} is not this node's in epoch {spec.epoch}.")
         if spec.volume_uid not in self.held:
             if volume.status.size_bytes:
@@ -82,11 +83,25 @@ class SimDisks:
             copies = tuple(VolumeCopy(node=name, state="InSync") for name in status.replicas)
             if uid in self.held and copies != status.copies:
                 await self._tell(volume, copies=copies)
+            if status.handover is not None and status.handover.epoch == status.epoch:
+                return await self._hand_over(volume, status.handover, in_use)
         elif self._node in status.replicas:
             await self._hold(volume)
             self.held[uid] = "copy"
         elif self._finalizer in volume.metadata.finalizers:
             await self._let_go(volume)
+        return True
+
+    async def _hand_over(self, volume: Volume, handover: Handover, in_use: Container[str]) -> bool:
+        """Say that the next owner has all of it, once nothing here has it open and that one has a copy."""
+        uid, status = volume.metadata.uid, volume.status
+        if status.handed_over is not None and status.handed_over.at == handover.at:
+            return True
+        if uid in in_use or (uid in self.held and handover.to not in status.replicas):
+            return False
+        number = int(uid in self.held)
+        synced = LastSync(epoch=status.epoch, number=number, copies=(handover.to,)) if number else status.last_sync
+        await self._tell(volume, handed_over=HandedOver(to=handover.to, at=handover.at, number=number), last_sync=synced)
         return True
 
     async def _tell(self, volume: Volume, **fields: object) -> None:

@@ -28,9 +28,10 @@ from primordia.registry.registry import Registry
 from primordia.sim import counting
 from primordia.sim.counting import Sum
 from primordia.sim.disks import SimDisks
-from primordia.wire.resources import Context, ContextStatus, Volume
+from primordia.wire.resources import Context, ContextStatus, Node, Volume
 
 BY_NODE = "node"
+BY_NEXT = "next"
 _RETRY_S = 1.0
 _LEASE_TTL_S = 6
 
@@ -69,6 +70,7 @@ class SimNode:
         self.on_start: Callable[[SimNode, Context], None] = lambda node, context: None
         self._room = room
         self._ended: dict[str, str] = {}
+        self._expected: tuple[str, ...] = ()
         self._lease = 0
         self._life: NodeLife | None = None
         self._guard = StartGuard(registry.store, name, lambda: self._life)
@@ -139,9 +141,26 @@ class SimNode:
                 due.append(again_s)
             if not self.up or self.hung:
                 return None
+        if not await self._expect():
+            due.append(clock.boottime() + _RETRY_S)
         if await self.disks.serve({vm.volume_uid for vm in self.vms.values()}):
             due.append(clock.boottime() + _RETRY_S)
         return max(0.001, min(due) - clock.boottime()) if due else None
+
+    async def _expect(self) -> bool:
+        """Say which contexts may come; whether that is said."""
+        uids = tuple(sorted(each.metadata.uid for each in self._contexts.by_index(BY_NEXT, self.name)))
+        if uids == self._expected:
+            return True
+
+        def told(stored: Node) -> Node:
+            return msgspec.structs.replace(stored, status=msgspec.structs.replace(stored.status, expecting=uids))
+
+        with contextlib.suppress(PrimordiaError):
+            await self._registry.mutate(Node, self.name, "", told, status=True)
+            self._expected = uids
+            return True
+        return False
 
     async def _serve(self, context: Context, now_s: float) -> float | None:
         """The next step for one context; when to come again, if not by a change. Raises PrimordiaError."""
@@ -246,6 +265,7 @@ class SimNodes:
         self._rng = rng
         self._contexts = informers.of(Context)
         self._contexts.index(BY_NODE, lambda context: context.spec.node)
+        self._contexts.index(BY_NEXT, lambda context: context.spec.next_node or None)
         self._contexts.subscribe(self._on_context)
         informers.of(Volume).subscribe(self._on_volume)
         self.nodes: dict[str, SimNode] = {}
@@ -284,7 +304,8 @@ class SimNodes:
                 group.create_task(node.run(), name=f"sim/{node.name}")
 
     def _on_context(self, change: Change[Context]) -> None:
-        for name in {context.spec.node for context in (change.old, change.new) if context is not None}:
+        seen = [context.spec for context in (change.old, change.new) if context is not None]
+        for name in sorted({spec.node for spec in seen} | {spec.next_node for spec in seen}):
             with contextlib.suppress(KeyError):
                 self.nodes[name].wake()
 

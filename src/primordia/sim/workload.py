@@ -12,7 +12,7 @@ import msgspec
 from primordia.kit.errors import AlreadyExistsError, ConflictError, NotFoundError
 from primordia.registry.registry import Registry
 from primordia.sim.objects import make_lifeform
-from primordia.wire.meta import LABEL_RACK, LABEL_SEGMENT
+from primordia.wire.meta import ANNOTATION_MOVE, LABEL_RACK, LABEL_SEGMENT
 from primordia.wire.resources import ContextTemplate, LabelSelector, Lifeform, Resources, Volume
 from primordia.wire.volumes import Data, Layout, Replication
 
@@ -50,6 +50,7 @@ class User:
             "mirror": (1, self._mirror),
             "restore": (1, self._restore),
             "destroy": (1, self._destroy),
+            "move": (3, self._move),
         }
 
     async def run(self, seconds: float, pause_s: float) -> None:
@@ -154,6 +155,25 @@ class User:
         meta = volume.metadata
         self.destroying(meta.uid)
         await self._registry.delete(Volume, meta.name, NAMESPACE, uid=meta.uid, resource_version=meta.resource_version)
+
+    async def _move(self, name: str) -> None:
+        """A wish to be elsewhere, or none any more; some are wishes for places that do not exist."""
+        rng = self._rng
+        places = (
+            "elsewhere",
+            "elsewhere",
+            f"rack/r{rng.randrange(self._racks + 1)}",
+            f"segment/s{rng.randrange(self._segments)}",
+            "",
+        )
+        place = rng.choice(places)
+
+        def wished(stored: Lifeform) -> Lifeform:
+            annotations = {key: value for key, value in stored.metadata.annotations.items() if key != ANNOTATION_MOVE}
+            annotations |= {ANNOTATION_MOVE: place} if place else {}
+            return msgspec.structs.replace(stored, metadata=msgspec.structs.replace(stored.metadata, annotations=annotations))
+
+        await self._registry.mutate(Lifeform, name, NAMESPACE, wished)
 
     # ------------------------------------------------------------ ideas
 
