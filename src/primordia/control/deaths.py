@@ -137,7 +137,7 @@ class DeathWatch:
 
     def _tell(self, verdicts: dict[str, Verdict]) -> None:
         before, self._verdicts = self._verdicts, verdicts
-        for name in before.keys() | verdicts.keys():
+        for name in sorted(before.keys() | verdicts.keys()):
             if isinstance(before.get(name), Hold) != isinstance(verdicts.get(name), Hold):
                 self.on_verdict(name)
 

@@ -129,7 +129,8 @@ class Holdings:
     async def _answer_all(self) -> None:
         self._news.clear()
         while self._asked:
-            name = self._asked.pop()
+            name = min(self._asked)
+            self._asked.discard(name)
             dead = self._dead.get(name)
             if dead is None:
                 continue

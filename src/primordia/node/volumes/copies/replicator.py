@@ -158,7 +158,7 @@ class Replicator:
         wanted = {node for node in owned.volume.status.replicas if node != self._directory.node}
         if owned.volume.metadata.deletion_timestamp is not None:
             wanted = set()
-        for node in set(copies.senders) - wanted:
+        for node in sorted(set(copies.senders) - wanted):
             copies.tasks.pop(node).cancel()
             del copies.senders[node]
         for node in sorted(wanted - set(copies.senders)):
