@@ -70,8 +70,9 @@ class NodeSettings:
     build_retry_s: float = 60.0
     """Between tries to build a template that could not be built."""
 
-    claim_deadline_s: float = 5.0
-    """For a fork to confirm its identity, from its resumption on. One that does not is destroyed."""
+    claim_deadline_s: float = 15.0
+    """For a fork to confirm its identity, from its resumption on. One that does not is destroyed. It takes milliseconds, but
+    seconds where others keep an emulating host busy, and one that is late is better than none."""
 
     fork_deadline_s: float = 30.0
     """For a fork to be made, up to its agent's hello."""
