@@ -72,11 +72,12 @@ def cli(soup: Many, tmp_path: Path) -> Cli:
 
 async def test_lifeforms_move_with_all_that_they_wrote(soup: Many, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     async with soup.client() as client:
-        await running(client, writer("db"), lifeform("plain", node="n1"))
+        await running(client, writer("db"))
         await copied(client, "db")
         (node, epoch), before = await is_on(client, "db"), await lines(client, "db")
         (holder,) = (await client.get(Volume, "db.main")).status.replicas
         (bare,) = set(soup.names) - {node, holder}
+        await running(client, lifeform("plain", node=holder))
 
         said = await cli.good("migrate", "db", "--node", bare)  # which has nothing of it yet: its data comes first
         assert "s of blackout" in said
@@ -111,9 +112,10 @@ async def nothing_lost(client: AsyncClient, before: list[int]) -> list[int]:
 async def test_what_cannot_leave_is_named_and_copies_leave_when_asked_to(soup: Many, cli: Cli) -> None:
     async with soup.client() as client:
         await cli.good("node", "uncordon", *soup.names)
-        refused = await cli("node", "drain", "n1")
-        assert refused.code == 1 and "default/plain" in refused.err and "node=n1" in refused.err, refused
-        assert (await is_on(client, "plain"))[0] == "n1"
+        pinned, _ = await is_on(client, "plain")
+        refused = await cli("node", "drain", pinned)
+        assert refused.code == 1 and "default/plain" in refused.err and f"node={pinned}" in refused.err, refused
+        assert (await is_on(client, "plain"))[0] == pinned
         await client.delete(Lifeform, "plain")
         await cli.good("node", "uncordon", *soup.names)
         await copied(client, "db")

@@ -220,7 +220,9 @@ async def fetch(soup: AsyncClient, source: Inside, path: str, target: Path, name
     read, write = os.pipe()
     unpacking = asyncio.create_task(asyncio.to_thread(_unpack, read, target), name="cp/unpack")
     try:
-        await _fill(write, chunks)
+        # The archive ends before its stream does: what is left is let go of here, and not whenever it is collected.
+        async with contextlib.aclosing(chunks) as stream:
+            await _fill(write, stream)
     except BaseException:
         os.close(write)
         # What was unpacked ended too early; the reason for that is the error that matters.

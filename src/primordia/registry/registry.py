@@ -17,7 +17,17 @@ import msgspec
 from primordia.kit.clock import Clock
 from primordia.kit.errors import AlreadyExistsError, ConflictError, NotFoundError, PermanentError
 from primordia.kit.ids import new_uid, suffix
-from primordia.ports.store import CompactedError, Compare, Delete, KeyValue, Put, Store, WatchBatch, WatchEvent
+from primordia.ports.store import (
+    CompactedError,
+    Compare,
+    Delete,
+    KeyValue,
+    Put,
+    Store,
+    StoreUnavailableError,
+    WatchBatch,
+    WatchEvent,
+)
 from primordia.registry import keys, rules
 from primordia.registry.claims import change_of, nobodys
 from primordia.registry.codec import Change, Page, R, decode, encode, with_revision
@@ -189,13 +199,27 @@ class Registry:
     async def delete(self, kind: type[R], name: str, namespace: str = "", *, uid: str = "", resource_version: str = "") -> R:
         """Remove an object, or mark it if it has finalizers; returns it as it then is, or was at last.
 
-        Raises NotFoundError, and ConflictError when it has not the given uid or resource version.
+        Raises NotFoundError, and ConflictError when it has not the given uid or resource version. A deletion that got no answer
+        is looked for, and asked for once more if it was not done: it does not matter how often.
         """
         current = await self.get(kind, name, namespace)
+        unanswered = False
         for _ in range(_TRIES):
             _check(current, uid, resource_version)
             wanted = rules.marked(current, rules.timestamp(self.clock.wall()))
-            written, current = await self._replace(current, wanted)
+            try:
+                written, current = await self._replace(current, wanted)
+            except StoreUnavailableError:
+                if unanswered:
+                    raise
+                unanswered, written = True, False
+                try:
+                    current = await self.get(kind, name, namespace)
+                except NotFoundError:
+                    return wanted
+                if current.metadata.uid != wanted.metadata.uid:
+                    return wanted
+                written = current.metadata.deletion_timestamp is not None
             if written:
                 return current
         raise _conflict(current, "others keep changing it")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
 
 from primordia.drivers.store_memory import MemoryStore
 from primordia.kit.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, PermanentError
-from primordia.ports.store import CompactedError, Compare, Put
+from primordia.ports.store import CompactedError, Compare, Put, StoreUnavailableError, TxnResult
 from primordia.registry import keys
 from primordia.registry.codec import with_metadata
 from primordia.registry.registry import Registry, same, unchanged
@@ -199,6 +200,31 @@ async def test_finalizers_hold_an_object_until_the_last_is_gone(registry: Regist
     await registry.update(with_metadata(left, finalizers=()))
     with pytest.raises(NotFoundError):
         await registry.get(Node, "n1")
+
+
+@pytest.mark.parametrize("done", [True, False])
+@pytest.mark.parametrize("finalizers", [(), ("somebody",)])
+async def test_a_deletion_without_an_answer_is_looked_for(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, done: bool, finalizers: tuple[str, ...]
+) -> None:
+    await registry.create(node(finalizers=finalizers))
+    txn, calls = registry.store.txn, []
+
+    async def first_answer_lost(*args: Any, **kwargs: Any) -> TxnResult:
+        calls.append(args)
+        result = await txn(*args, **kwargs) if done or len(calls) > 1 else None
+        if len(calls) == 1 or result is None:
+            raise StoreUnavailableError("No answer.")
+        return result
+
+    monkeypatch.setattr(registry.store, "txn", first_answer_lost)
+    await registry.delete(Node, "n1")
+    assert len(calls) == (1 if done else 2)
+    if finalizers:
+        assert (await registry.get(Node, "n1")).metadata.deletion_timestamp is not None
+    else:
+        with pytest.raises(NotFoundError):
+            await registry.get(Node, "n1")
 
 
 async def test_delete_has_preconditions(registry: Registry) -> None:
