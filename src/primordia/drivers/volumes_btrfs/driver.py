@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
-import functools
 import os
 import threading
 import time
@@ -186,8 +185,8 @@ class BtrfsVolumes:
         return await self._plain(lambda: frozenset(name for name, each in held.items() if each is not None and each.touched()))
 
     async def snapshots(self, volume: str) -> tuple[Manifest, ...]:
-        """See the port. It waits for no other call: what is published is known, whatever is being made beside it."""
-        return self._get(volume).manifests
+        """See the port."""
+        return await self._on(volume, lambda held: held.manifests)
 
     async def label(self, volume: str, number: int, checkpoint: str) -> Manifest:
         """See the port."""
@@ -220,14 +219,11 @@ class BtrfsVolumes:
         intake = await to_the_end(self._plain(lambda: self._begin(delta, begin), volume))
         if intake is None:
             return False
-        keep, writing = False, _nothing()
+        keep = False
         try:
             async for piece in pieces:
                 if intake.check(piece):
-                    await asyncio.shield(writing)
-                    # Beside the next ones' arrival, which takes as long.
-                    writing = asyncio.ensure_future(self._plain(functools.partial(intake.write, intake.taken()), volume))
-            await asyncio.shield(writing)
+                    await to_the_end(self._plain(intake.write, volume))
             await to_the_end(self._plain(lambda: self._commit(intake), volume))
         except PermanentError:
             raise
@@ -235,7 +231,6 @@ class BtrfsVolumes:
             keep = True
             raise
         finally:
-            await to_the_end(_ended(writing))
             await to_the_end(self._plain(lambda: self._let_go(intake, keep=keep), volume))
         return True
 
@@ -360,10 +355,10 @@ class BtrfsVolumes:
             self._partial_place(volume).unlink(missing_ok=True)
 
     def _let_go(self, intake: Intake, *, keep: bool) -> None:
-        """End an intake; what was cut off is kept, unless another one was meanwhile, or all of it has just been taken over."""
+        """End an intake; what was cut off is kept, unless another one was meanwhile."""
         volume = intake.delta.manifest.volume
         with self._lock(volume):
-            if keep and intake.received and volume not in self._partials and intake.journal.exists():
+            if keep and intake.received and volume not in self._partials:
                 intake.keep(self._partial_place(volume))
                 self._partials[volume] = Partial(intake.delta, intake.bytes_done)
         intake.discard()
@@ -447,18 +442,6 @@ class BtrfsVolumes:
                 return act()
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, told)
-
-
-def _nothing() -> asyncio.Future[None]:
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    done.set_result(None)
-    return done
-
-
-async def _ended(work: asyncio.Future[None]) -> None:
-    """Wait for it; how it ended has been told, or matters no more."""
-    await asyncio.wait([work])
-    work.exception()
 
 
 @contextmanager

@@ -7,7 +7,6 @@ root that the manifest names, and the journal is durable.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from primordia.domain.ranges import Cover
@@ -37,7 +36,6 @@ class Intake:
         chunk_hash.resize(table, delta.manifest.size_bytes)
         self._overlay = Overlay(self._base_chunk, table)
         self.bytes_done = 0
-        self._whole = True
         self._base = os.open(base_disk, os.O_RDONLY | os.O_CLOEXEC) if base_disk is not None else -1
         try:
             self._writer = JournalWriter(journal, delta, self._found if go_on else None)
@@ -54,24 +52,18 @@ class Intake:
         self._waiting_bytes += len(piece.data)
         return self._waiting_bytes >= _BATCH_BYTES or len(self._waiting) >= _BATCH_PIECES
 
-    def taken(self) -> list[Piece]:
-        """The pieces that were noted, to be written: by `write`, before those that are noted from now on."""
+    def write(self) -> None:
+        """Write the pieces that were noted."""
         pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        return pieces
-
-    def write(self, pieces: Sequence[Piece]) -> None:
-        """Write them, while others may be noted. After one that failed, what came later is of no use."""
-        self._whole = False
         for piece in pieces:
             self._writer.append(piece)
             self._overlay.lay(piece)
             self.bytes_done += piece.range.length
-        self._whole = True
 
     def finish(self) -> None:
         """Make the journal durable. InvalidError when the delta is not what its manifest says."""
         self._cover.finish()
-        self.write(self.taken())
+        self.write()
         self._overlay.finish()
         said = self.delta.manifest
         if chunk_hash.root_of(said.size_bytes, self._overlay.table) != said.root:
@@ -85,8 +77,7 @@ class Intake:
 
     def keep(self, place: Path) -> None:
         """Leave what has come at `place`, for another time."""
-        if self._whole:
-            self.write(self.taken())
+        self.write()
         self._close_base()
         self._writer.close()
         self.journal.rename(place)
