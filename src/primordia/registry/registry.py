@@ -212,7 +212,7 @@ class Registry:
             except StoreUnavailableError:
                 if unanswered:
                     raise
-                unanswered, written = True, False
+                unanswered = True
                 try:
                     current = await self.get(kind, name, namespace)
                 except NotFoundError:
