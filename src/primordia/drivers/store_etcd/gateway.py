@@ -36,12 +36,17 @@ KEEP_ALIVE = "/v3/lease/keepalive"
 TIME_TO_LIVE = "/v3/lease/timetolive"
 STATUS = "/v3/maintenance/status"
 
-# Numbers of gRPC's status codes (grpc/grpc, doc/statuscodes.md).
+# Numbers of gRPC's status codes (grpc/grpc, doc/statuscodes.md), and what servers say while they choose their leader.
 _LONGEST_TTL_S = 10**9
 _NOT_FOUND = 5
 _FAILED = {_NOT_FOUND, 3, 6, 7, 9, 11, 12, 16}
+_CHOOSING = ("leader changed", "no leader", "leadership transfer")
 
 T = TypeVar("T")
+
+
+class NoLeaderError(StoreUnavailableError):
+    """The servers are choosing their leader, which takes them a second or two. Whether the request was done is not known."""
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -306,4 +311,4 @@ def error_of(answer: ErrorAnswer, server: str) -> PrimordiaError:
     sentence = f"The engine at {server} refused: {text}."
     if (answer.code or answer.grpc_code) in _FAILED:
         return PermanentError(sentence, reason="StoreRefused")
-    return StoreUnavailableError(sentence)
+    return NoLeaderError(sentence) if any(words in text for words in _CHOOSING) else StoreUnavailableError(sentence)

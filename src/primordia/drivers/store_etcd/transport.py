@@ -2,7 +2,8 @@
 
 The invariant is "never twice": a request that may have reached a server is sent again only if the caller says that
 repeating it is harmless. Otherwise its fate is unknown and the caller is told so (StoreUnavailableError). A connection
-that was never made has sent nothing, so that is always tried again, at the next server.
+that was never made has sent nothing, so that is always tried again, at the next server. Servers that are choosing their
+leader say so at once, each of them: what may be repeated waits until they have one.
 
 A machine that lost its power says no goodbye, and a watch that waits for it would miss what happens meanwhile. So the kernel
 asks the other end of each connection whether it is there, and breaks it well before anybody's lease is over.
@@ -16,6 +17,7 @@ import io
 import random
 import socket
 import ssl
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +48,7 @@ class Settings:
     """How patient the client is.
 
     request_timeout_s: one try of one request. list_timeout_s: one try of one page of a list, which may be large.
+    election_s: how long a request that may be repeated waits for servers that are choosing their leader.
     page: keys asked for in one request; longer lists take several, at one revision.
     silence_s: a watch that hears nothing for so long takes its server for dead; must exceed the servers' progress interval.
     patience_s: how long a watch tries to reach a server before it gives up.
@@ -54,6 +57,7 @@ class Settings:
 
     request_timeout_s: float = 1.0
     list_timeout_s: float = 5.0
+    election_s: float = 3.0
     page: int = 500
     silence_s: float = 10.0
     patience_s: float = 30.0
@@ -83,18 +87,20 @@ class Transport:
 
         Raises StoreUnavailableError, and whatever error the server's refusal means.
         """
-        tries = max(2, len(self._endpoints))
-        for left in reversed(range(tries)):
+        left = max(2, len(self._endpoints))
+        elected_by = time.monotonic() + self.settings.election_s
+        while True:
             server = self.server()
             try:
                 answer = await self._post(server, path, body, timeout_s or self.settings.request_timeout_s)
                 return gateway.decode(kind, answer)
             except StoreUnavailableError as error:
                 self.avoid(server)
-                if not left or self.closed or not (repeat or isinstance(error, NotSentError)):
+                left -= 1
+                choosing = isinstance(error, gateway.NoLeaderError) and time.monotonic() < elected_by
+                if self.closed or not (left > 0 or choosing) or not (repeat or isinstance(error, NotSentError)):
                     raise
             await asyncio.sleep(self.rng.uniform(0.02, 0.1))
-        raise AssertionError("the last try returns or raises")
 
     async def call_at(self, server: str, path: str, body: bytes, kind: type[T]) -> T:
         """The answer of that one server (`https://HOST:PORT`). Raises as `call` does."""
