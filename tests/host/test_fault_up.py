@@ -1,7 +1,7 @@
 """`up` is killed at random instants spread over all that it does; the next one finishes its work, and `down` leaves nothing.
 
-The seed is printed. To see the same kills again, or more of them, on more nodes, set PRIMORDIA_FAULT_SEED,
-PRIMORDIA_FAULT_KILLS (20) and PRIMORDIA_FAULT_NODES (3).
+The seed is printed. To see the same kills again, or more of them (20 take some three minutes), on more nodes, set
+PRIMORDIA_FAULT_SEED, PRIMORDIA_FAULT_KILLS (8) and PRIMORDIA_FAULT_NODES (3).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from primordia.wire.resources import Node
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="brings soups up, which needs root")
 
-KILLS = int(os.environ.get("PRIMORDIA_FAULT_KILLS", "20"))
+KILLS = int(os.environ.get("PRIMORDIA_FAULT_KILLS", "8"))
 NODES = int(os.environ.get("PRIMORDIA_FAULT_NODES", "3"))
 SEGMENTS = 2
 _SOURCE = str(Path(primordia.__file__).resolve().parents[1])
