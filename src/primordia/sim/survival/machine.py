@@ -77,6 +77,9 @@ class Machine:
         self.vms: dict[str, Vm] = {}
         self.up = False
         self.suspended = 0
+        self.stood: list[tuple[float, float]] = []
+        """From when till when all of it stood, and then went on (true seconds)."""
+        self._stands_s = 0.0
         self.frozen = False
         self.run_files = RunFiles()
         self.boots = 0
@@ -163,6 +166,7 @@ class Machine:
         self.settle()
         self.suspended += 1
         if self.suspended == 1:
+            self._stands_s = true_s()
             for process in self.processes():
                 process.stop("machine")
 
@@ -170,6 +174,7 @@ class Machine:
         """Everything goes on where it stood. The fence is given a moment to see what time it is."""
         self.suspended -= 1
         if not self.suspended and self.up:
+            self.stood.append((self._stands_s, true_s()))
             self.excused_until_s = max(self.excused_until_s, true_s() + excuse_s)
             for process in self.processes():
                 process.go_on("machine")

@@ -34,20 +34,25 @@ class Promise:
 
 @dataclass(frozen=True)
 class Left:
-    """What a dead node had on a disk when it was taken over: the last cut's content, and what was written since."""
+    """What a dead node had on a disk when it was taken over: the last cut's content, and what was written since. In `stood`
+    the whole machine stood and then went on, for the moment that its fence takes; the time between is nobody's loss."""
 
     head: Content
     dirty_s: float | None
     written_s: float
+    stood: tuple[tuple[float, float], ...] = ()
 
     def lost_s(self, restored: Content) -> float:
-        """The time from the first write that is not in `restored` to the last of all."""
+        """The time from the first write that is not in `restored` to the last of all, in which it could be written."""
         first_s, last_s, at = self.dirty_s, max(self.written_s, self.head.at_s), self.head
         while at is not restored and at.parent is not None:
             first_s, at = at.since_s, at.parent
         if at is not restored:
             first_s = restored.at_s if restored.parent is not None else at.at_s
-        return 0.0 if first_s is None else max(0.0, last_s - first_s)
+        if first_s is None or last_s <= first_s:
+            return 0.0
+        stood_s = sum(max(0.0, min(last_s, until_s) - max(first_s, from_s)) for from_s, until_s in self.stood)
+        return last_s - first_s - stood_s
 
 
 class SimWitness(Checker):
@@ -157,8 +162,9 @@ class SimWitness(Checker):
         names = {f"{lifeform.metadata.name}.{each.name}" for each in lifeform.spec.contexts}
         uids = [volume.metadata.uid for volume in self._volumes.values() if volume.metadata.name in names]
         held = {each: machine.shelf.volumes[each] for each in uids if each in machine.shelf.volumes}
+        stood = tuple(machine.stood)
         self._left[uid, recovered.epoch] = {
-            each: Left(disk.head, disk.dirty_s, disk.written_s) for each, disk in held.items() if disk.head is not None
+            each: Left(disk.head, disk.dirty_s, disk.written_s, stood) for each, disk in held.items() if disk.head is not None
         }
 
     def _record(self, volume: Volume) -> None:
@@ -175,7 +181,9 @@ class SimWitness(Checker):
         acks = replication.acks if replication is not None else 1
         owner = self.machines[volume.status.node]
         racks = {self.machines[node].rack for node in synced.copies} - {owner.rack}
-        if len(racks) < acks:
+        # What is recorded with a hand-over nobody has asked for as a sync, and it returns to nobody.
+        handed = volume.status.handed_over
+        if len(racks) < acks and (handed is None or handed.number != synced.number):
             where = ", ".join(synced.copies) or "no node"
             self.say("G2", f"A sync of {name} was recorded with copies on {where}, and asks for {acks}.")
         for node in (volume.status.node, *synced.copies):
