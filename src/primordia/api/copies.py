@@ -7,7 +7,7 @@ read, and a stream that breaks in its middle is cut, so that it is never taken f
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -22,6 +22,8 @@ from primordia.kit.errors import PrimordiaError
 from primordia.ports.copies import CopyHolder
 from primordia.wire import copies as wire
 from primordia.wire.deltas import CONTENT_TYPE, LARGEST_DISK
+
+T = TypeVar("T")
 
 _LARGEST_BYTES = 64 * 1024
 
@@ -53,16 +55,19 @@ class CopiesApi:
                 chunks = self._holder.fetch(user.name, uid, request.query.get("to", ""), begin)
                 return await _send(request, chunks)
             case "POST", wire.SEED:
-                await self._holder.seed(user.name, uid, await _seed(request))
+                await self._holder.seed(user.name, uid, await _body(request, wire.Seed))
+                return document_answer({})
+            case "POST", wire.CURRENT:
+                await self._holder.current(user.name, uid, await _body(request, wire.Current))
                 return document_answer({})
             case "POST", wire.SCRUB:
                 return document_answer(await self._holder.scrub(user.name, uid))
         raise RequestError(404, f"There is nothing to {request.method} at {request.path[:200]!r}.")
 
 
-async def _seed(request: web.BaseRequest) -> wire.Seed:
+async def _body(request: web.BaseRequest, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(await bodies.read(request, _LARGEST_BYTES), type=wire.Seed)
+        return msgspec.json.decode(await bodies.read(request, _LARGEST_BYTES), type=kind)
     except msgspec.MsgspecError as error:
         raise RequestError(400, f"The body is not as it should be: {error}.") from error
 

@@ -15,7 +15,7 @@ from primordia.control.protection import replication_of
 from primordia.domain.conditions import Verdict
 from primordia.domain.lost import Held, Lost, LostVolume, Taken
 from primordia.domain.placement import Demand
-from primordia.kit.units import parse_bytes, parse_duration_s
+from primordia.kit.units import parse_bytes
 from primordia.registry.rules import moment
 from primordia.wire.conditions import RECOVERED, merge
 from primordia.wire.meta import ANNOTATION_ALLOW_LOSS, ANNOTATION_MOVE, ObjectMeta
@@ -31,7 +31,7 @@ from primordia.wire.resources import (
     Resource,
     Volume,
 )
-from primordia.wire.volumes import LastSync, RestoredFrom, VolumeStatus, holder_finalizer
+from primordia.wire.volumes import LastSync, RestoredFrom, VolumeStatus, holder_finalizer, holders_of, is_tail
 
 _DEFAULT = Recovery()
 _OVER = ("Succeeded", "Failed")
@@ -99,9 +99,9 @@ def _volume_of(estate: Estate, name: str) -> LostVolume:
     started = context is not None and bool(context.status.started_at)
     answers = {node: each for node, each in estate.page.holdings.items() if each.life == estate.page.life}
     held = [
-        Held(node, found.epoch, found.number, _wall(found.at))
+        Held(node, found.epoch, found.number, _wall(found.at), found.behind_s)
         for node, answer in sorted(answers.items())
-        if (found := answer.volumes.get(uid)) is not None
+        if (found := answer.volumes.get(uid)) is not None and not is_tail(status.restored_from, found.epoch, found.number)
     ]
     # The dead node says that it holds it before it makes the disk, and only later how large that is.
     holds = holder_finalizer(estate.page.node) in volume.metadata.finalizers
@@ -113,11 +113,16 @@ def _volume_of(estate: Estate, name: str) -> LostVolume:
         synced=(status.last_sync.epoch, status.last_sync.number) if status.last_sync is not None else None,
         begun=begun,
         born_s=_wall(volume.metadata.creation_timestamp or ""),
-        interval_s=parse_duration_s(replication.interval or volume.spec.snapshots.interval),
         bandwidth=parse_bytes(replication.bandwidth) if replication.bandwidth else 0,
-        replicas=status.replicas,
-        in_sync=frozenset(copy.node for copy in status.copies if copy.state == "InSync"),
+        replicas=_expected(volume, estate.page.node),
         held=tuple(held),
+    )
+
+
+def _expected(volume: Volume, dead: str) -> tuple[str, ...]:
+    """Who should hold something of it: who is to, and who has not let go yet."""
+    return tuple(
+        node for node in dict.fromkeys((*volume.status.replicas, *holders_of(volume.metadata.finalizers))) if node != dead
     )
 
 

@@ -17,7 +17,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from primordia.domain.copying import BEHIND_INTERVALS, BEHIND_S
 from primordia.domain.lost import (
     Action,
     DeadNode,
@@ -92,7 +91,8 @@ class _Planner:
         good = {name: held for name, held in whole.items() if all(map(_is_enough, *_pairs(lost, held)))}
         if good:
             return self._choose(lost, dead, good)
-        if not lost.allow_loss:
+        # What may be lost is what cannot be reached, not what somebody who lives has merely not named yet.
+        if not lost.allow_loss or silent:
             return Park(lost, "WaitingForCopies", self._what_is_missing(lost, dead, whole, silent))
         if whole:
             return self._choose(lost, dead, whole)
@@ -145,17 +145,15 @@ class _Planner:
         if held is None:
             lost_s = max(0.0, dead.last_sign_s - volume.born_s) if volume.begun else 0.0
             return Taken(volume.name, None, number, lost_s, not volume.begun)
-        # Nothing is cut while nothing changes: an old snapshot that was in sync is a recent one. It may have fallen behind
-        # since as far as is called in sync, and further while the daemon hung, until the fence made an end of it.
-        behind_s = max(BEHIND_S, BEHIND_INTERVALS * volume.interval_s)
-        most_s = self._timings.ttl_s + self._timings.daemon_silence_s + behind_s
-        if held.at_s > dead.last_sign_s + self._timings.ttl_s:
-            # Made by a clock that goes wrong, or read by one: it says nothing.
-            lost_s = max(most_s, dead.last_sign_s - volume.born_s)
+        ahead_s = held.at_s - dead.last_sign_s
+        if ahead_s > self._timings.ttl_s:
+            # A clock goes wrong, by so much at least: what it says is worth no more than that.
+            lost_s = max(ahead_s, dead.last_sign_s - volume.born_s)
         else:
             lost_s = max(0.0, dead.last_sign_s - (held.at_s or volume.born_s))
-        if held.node in volume.in_sync:
-            lost_s = min(lost_s, most_s)
+        if held.behind_s is not None:
+            # Nothing is cut while nothing changes: what is old may lack little.
+            lost_s = min(lost_s, held.behind_s)
         return Taken(volume.name, held, number, lost_s, _is_enough(volume, held))
 
     def _with_promises(self, node: NodeView) -> NodeView:

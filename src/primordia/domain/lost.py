@@ -17,12 +17,14 @@ Seed = Literal["auto", "local", "network"]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The newest whole snapshot of a volume on a node; `at_s` is when it was cut."""
+    """The newest whole snapshot of a volume on a node; `at_s` is when it was cut. `behind_s` is the most that its owner can
+    have written beyond it, by what it had told the node; None where it told nothing."""
 
     node: str
     epoch: int
     number: int
     at_s: float
+    behind_s: float | None = None
 
     @property
     def order(self) -> tuple[int, int]:
@@ -32,7 +34,7 @@ class Held:
 @dataclass(frozen=True, slots=True)
 class LostVolume:
     """A volume whose owner is dead. `synced` is the epoch and number of its last sync; `begun` is false when it never had a
-    disk. `in_sync` are the copies that were last told to be in sync. `bandwidth` is bytes a second, 0 for no limit."""
+    disk. `replicas` should hold something of it. `bandwidth` is bytes a second, 0 for no limit."""
 
     name: str
     size_bytes: int = 0
@@ -40,10 +42,8 @@ class LostVolume:
     synced: tuple[int, int] | None = None
     begun: bool = True
     born_s: float = 0.0
-    interval_s: float = 1.0
     bandwidth: int = 0
     replicas: tuple[str, ...] = ()
-    in_sync: frozenset[str] = frozenset()
     held: tuple[Held, ...] = ()
 
 

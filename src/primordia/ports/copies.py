@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from primordia.wire.copies import Holding, Seed, Taken
+from primordia.wire.copies import Current, Holding, Seed, Taken
 from primordia.wire.data import ScrubbedCopy
 
 
@@ -28,6 +28,9 @@ class CopyPeer(Protocol):
     async def seed(self, uid: str, seed: Seed) -> None:
         """Have it fetch the whole; returns at once. `holding` tells how far it is."""
 
+    async def current(self, uid: str, current: Current) -> None:
+        """Tell it that its newest snapshot is all there is, as of the stamp it gave. ConflictError where it has another."""
+
     async def scrub(self, uid: str) -> ScrubbedCopy:
         """Have it read back all it has of the volume, and put aside what is damaged."""
 
@@ -45,6 +48,9 @@ class CopyHolder(Protocol):
         """See CopyPeer. Only for the owner and those who are to hold a copy."""
 
     async def seed(self, asker: str, uid: str, seed: Seed) -> None:
+        """See CopyPeer. Only from the owner."""
+
+    async def current(self, asker: str, uid: str, current: Current) -> None:
         """See CopyPeer. Only from the owner."""
 
     async def scrub(self, asker: str, uid: str) -> ScrubbedCopy:

@@ -42,12 +42,17 @@ class Death(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """The newest whole snapshot of a volume on a node; `at` is when it was cut (RFC 3339)."""
+    """The newest whole snapshot of a volume on a node; `at` is when it was cut (RFC 3339).
+
+    `behind_s`: so many seconds before the node heard of the death the owner's disk held nothing beyond it, by the owner's word
+    and the node's own clock; None where that never gave its word.
+    """
 
     epoch: int
     number: int
     root: str
     at: str = ""
+    behind_s: float | None = None
 
 
 class Holding(msgspec.Struct, frozen=True):

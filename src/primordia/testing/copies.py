@@ -239,7 +239,10 @@ async def _node(
     listener = socket.create_server((HOST, 0))
     await server.start([listener])
     stack.push_async_callback(server.stop)
-    holdings, returning = Holdings(pool, registry, informers, name), Returning(keeper, registry, informers, events, name)
+    holdings, returning = (
+        Holdings(pool, registry, informers, name, copies.holder.currency),
+        Returning(keeper, registry, informers, events, name),
+    )
     surplus = Surplus(pool, registry, informers, name)
     works = (informers.run(), writer.run(), keeper.run(), copies.run(), holdings.run(), returning.run(), surplus.run())
     for work in works:

@@ -4,6 +4,7 @@ GET  /node/v1/volumes/UID                  what this node holds: Holding
 POST /node/v1/volumes/UID/deltas           a delta from the owner; answered once it is durable: Taken
 GET  /node/v1/volumes/UID/deltas?to=&from= the whole content of a root, but for its first bytes
 POST /node/v1/volumes/UID/seed             fetch the whole from one of these nodes: Seed
+POST /node/v1/volumes/UID/current           the owner's disk holds nothing beyond what is here: Current
 POST /node/v1/volumes/UID/scrub            read everything of it here back: wire.data.ScrubbedCopy
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 from primordia.wire.meta import Wire
 
 PREFIX = "/node/v1/volumes/"
-DELTAS, SEED, SCRUB = "deltas", "seed", "scrub"
+DELTAS, SEED, CURRENT, SCRUB = "deltas", "seed", "current", "scrub"
 
 
 class HeldSnapshot(Wire, frozen=True, kw_only=True):
@@ -36,7 +37,8 @@ class Unfinished(Wire, frozen=True, kw_only=True):
 class Holding(Wire, frozen=True, kw_only=True):
     """What a node has of a volume, oldest first; nothing at all is an answer too. `epoch` is the highest it has seen.
 
-    `seeding` while it fetches the whole; `message` says why that, or anything else about it here, does not go on.
+    `seeding` while it fetches the whole; `message` says why that, or anything else about it here, does not go on. `stamp` is
+    to be given back in a Current; 0 from a node that knows nothing of it.
     """
 
     epoch: int = 0
@@ -44,6 +46,7 @@ class Holding(Wire, frozen=True, kw_only=True):
     unfinished: Unfinished | None = None
     seeding: bool = False
     message: str = ""
+    stamp: float = 0.0
 
 
 class Taken(Wire, frozen=True, kw_only=True):
@@ -59,6 +62,14 @@ class Seed(Wire, frozen=True, kw_only=True):
     number: int
     root: str
     sources: tuple[str, ...]
+
+
+class Current(Wire, frozen=True, kw_only=True):
+    """After it had heard `stamp` the owner found that its disk holds nothing beyond snapshot `number` of that root."""
+
+    number: int
+    root: str
+    stamp: float
 
 
 class Notes(Wire, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ the rest (each field says which). Types only; what they may hold is checked in `
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from primordia.wire.meta import Condition, Wire, always
 
 Filesystem = Literal["ext4", "xfs"]
+_HOLDER = "volume.primordia.dev/"
 CopyState = Literal["Seeding", "InSync", "Behind", "Unreachable", "Failed"]
 
 
@@ -189,6 +191,17 @@ def owned_by(status: VolumeStatus, node: str, epoch: int) -> VolumeStatus:
     return msgspec.structs.replace(status, node=node, epoch=epoch, owner_since=since)
 
 
+def is_tail(began: RestoredFrom | None, epoch: int, number: int) -> bool:
+    """Whether a snapshot is of a tail: a node that took the volume over in a later epoch went on from an older one."""
+    times = ((began.epoch, began.number), *began.earlier) if began is not None else ()
+    return any(epoch < since and number > start for since, start in times)
+
+
 def holder_finalizer(node: str) -> str:
     """What keeps a Volume's object until that node has deleted what it holds of it, written or copied."""
-    return f"volume.primordia.dev/{node}"
+    return f"{_HOLDER}{node}"
+
+
+def holders_of(finalizers: Iterable[str]) -> tuple[str, ...]:
+    """The nodes that have not deleted yet what they hold."""
+    return tuple(each.removeprefix(_HOLDER) for each in finalizers if each.startswith(_HOLDER))

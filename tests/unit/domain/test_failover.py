@@ -21,8 +21,8 @@ def place(name: str, **fields: Any) -> NodeView:
     return dataclasses.replace(NodeView(name, {}, True, False, ROOM, disk_free_bytes=100 * GIB), **fields)
 
 
-def held(node: str, number: int, epoch: int = 1, at_s: float = DIED_S - 2) -> Held:
-    return Held(node, epoch, number, at_s)
+def held(node: str, number: int, epoch: int = 1, at_s: float = DIED_S - 2, behind_s: float | None = None) -> Held:
+    return Held(node, epoch, number, at_s, behind_s)
 
 
 def volume(*copies: Held, name: str = "shop.main", **fields: Any) -> LostVolume:
@@ -113,6 +113,17 @@ def test_no_copy_at_all() -> None:
     assert "an empty shop.main" in chosen.message
 
 
+def test_what_may_be_lost_is_not_what_somebody_who_lives_has_not_named_yet() -> None:
+    """Empty data was begun on the very node that had the copy, and was cut off from the engine for a moment."""
+    empty = lost(volume(replicas=("n3",)), allow_loss=True)
+    older = lost(volume(held("n2", 9), replicas=("n2", "n3")), allow_loss=True)
+    for wanted in (empty, older):
+        parked = one(wanted, view(answered=("n2", "n4")), 101.6)
+        assert isinstance(parked, Park) and parked.reason == "WaitingForCopies" and "n3 has not said" in parked.message
+        away = view(place("n2"), place("n3", ready=False), answered=("n2",))
+        assert isinstance(one(wanted, away, 101.6), Recover)
+
+
 def test_without_data_the_scheduler_chooses() -> None:
     assert isinstance(one(lost()), PlaceAnew)
     assert isinstance(one(lost(volume(begun=False))), PlaceAnew), "it never had a disk: nothing can be lost"
@@ -175,13 +186,19 @@ def test_selectors_cordons_and_company_hold_here_too() -> None:
 def test_what_was_lost_is_counted_to_the_last_sign_of_life() -> None:
     chosen = one(lost(volume(held("n2", 10, at_s=DIED_S - 100))))
     assert isinstance(chosen, Recover) and chosen.lost_s == 100
-    quiet = one(lost(volume(held("n2", 10, at_s=DIED_S - 5000), in_sync=frozenset({"n2"}))))
-    assert isinstance(quiet, Recover) and quiet.lost_s == USUAL.ttl_s + USUAL.daemon_silence_s + 5, "nothing was cut"
+    quiet = one(lost(volume(held("n2", 10, at_s=DIED_S - 5000, behind_s=22.5))))
+    assert isinstance(quiet, Recover) and quiet.lost_s == 22.5, "its owner had said that nothing was written since"
+    busy = one(lost(volume(held("n2", 10, at_s=DIED_S - 3, behind_s=22.5))))
+    assert isinstance(busy, Recover) and busy.lost_s == 3
     fresh = one(lost(volume(held("n2", 10, at_s=DIED_S + 3))))
     assert isinstance(fresh, Recover) and fresh.lost_s == 0, "clocks differ"
     ahead = lost(volume(held("n2", 10, at_s=DIED_S + 3600), born_s=DIED_S - 500))
     wrong = one(ahead)
-    assert isinstance(wrong, Recover) and wrong.lost_s == 500, "a clock that is an hour ahead says nothing"
+    assert isinstance(wrong, Recover) and wrong.lost_s == 3600, "a clock that is an hour ahead may be as far behind"
+    born_later = one(lost(volume(held("n2", 10, at_s=DIED_S + 3600), born_s=DIED_S + 60)))
+    assert isinstance(born_later, Recover) and born_later.lost_s == 3600, "nor does one that is an hour slow here tell less"
+    known = one(lost(volume(held("n2", 10, at_s=DIED_S + 3600, behind_s=8), born_s=DIED_S - 500)))
+    assert isinstance(known, Recover) and known.lost_s == 8, "its owner's word needs no wall clock"
 
 
 def test_a_standing_lifeform_needs_no_memory() -> None:

@@ -17,8 +17,10 @@ from primordia.kit.errors import ConflictError, TemporaryError
 from primordia.node.volumes.copies import sender as senders
 from primordia.testing.copies import CopyWorld, copy_world
 from primordia.testing.volumes import content, put, stream
+from primordia.wire.copies import Current, Holding
 from primordia.wire.deltas import DeltaWriter, Part
 from primordia.wire.resources import Volume
+from primordia.wire.volumes import Layout, Replication
 
 SIZE = 1 << 20
 
@@ -232,6 +234,64 @@ async def test_a_sync_is_recorded_by_the_owner_in_its_epoch_alone(
     else:  # in the new epoch it begins anew
         await node.copies.syncs.sync(owned, 30.0)
         assert len(rounds) > 1
+
+
+async def test_a_sync_that_has_too_few_copies_by_now_is_not_recorded(world: CopyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    owned = await world.volume(replicas=("n2", "n3"))
+    await write(world, owned.uid, 0, b"1" * 4096)
+    node, asked = world.nodes["n1"], []
+    until = node.copies.replicator.until
+
+    async def and_then_two_are_wanted(uid: str, number: int, acks: int) -> tuple[str, ...]:
+        found = (await until(uid, number, acks))[:acks]
+        if not asked:
+            wanted = Replication(layout=Layout(mirror=2), acks=2)
+            meta = owned.volume.metadata
+            await world.registry.mutate(
+                Volume,
+                meta.name,
+                meta.namespace,
+                lambda stored: msgspec.structs.replace(stored, spec=msgspec.structs.replace(stored.spec, replication=wanted)),
+            )
+        asked.append(acks)
+        return found
+
+    monkeypatch.setattr(node.copies.replicator, "until", and_then_two_are_wanted)
+    assert (await node.copies.syncs.sync(owned, 30.0)).copies == ("n2", "n3")
+    assert asked[0] == 1 and asked[-1] == 2
+
+
+async def test_an_owner_says_that_a_copy_is_all_there_is_and_only_then(
+    world: CopyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owned = await world.volume(replicas=("n2",))
+    node, other = world.nodes["n1"], world.nodes["n2"].copies.holder
+    await write(world, owned.uid, 0, b"1" * 4096)
+    manifest = await node.cutter.cut(owned)
+    await world.holds("n2", owned.uid, 1)
+    node.copies.replicator.hurry(owned.uid, ask=True)
+    await world.until(lambda: other.currency.at_s(owned.uid, "n1", 1) is not None)
+    known_s = other.currency.at_s(owned.uid, "n1", 1)
+    assert known_s is not None and known_s <= world.clock.boottime()
+    await write(world, owned.uid, 0, b"2" * 4096)
+    asked, holding = [], other.holding
+
+    async def counted(asker: str, uid: str) -> Holding:
+        asked.append(asker)
+        return await holding(asker, uid)
+
+    monkeypatch.setattr(other, "holding", counted)
+    for times in (1, 2):  # a word about the first answer comes before the next question
+        node.copies.replicator.hurry(owned.uid, ask=True)
+        await world.until(lambda times=times: len(asked) >= times)
+    assert other.currency.at_s(owned.uid, "n1", 1) == known_s, "it holds more than that by now"
+    for asker, current, reason in (
+        ("n3", Current(number=1, root=manifest.root, stamp=1.0), "NotOwner"),
+        ("n1", Current(number=2, root=manifest.root, stamp=1.0), "NotNewest"),
+    ):
+        with pytest.raises(ConflictError) as caught:
+            await other.current(asker, owned.uid, current)
+        assert caught.value.reason == reason
 
 
 async def test_damage_is_put_aside_and_healed(world: CopyWorld) -> None:

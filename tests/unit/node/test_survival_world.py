@@ -166,6 +166,31 @@ async def test_who_owned_it_in_between_takes_what_was_cut_before(world: CopyWorl
     assert (await content(two.pool, owned.uid, 3))[:BLOCK] == b"2" * BLOCK
 
 
+async def test_what_a_takeover_left_behind_does_not_come_back_with_the_next(world: CopyWorld) -> None:
+    owned, links = await world.volume(replicas=("n2",)), (world.nodes["n1"].links["n2"], world.nodes["n2"].links["n1"])
+    one, two = world.nodes["n1"], world.nodes["n2"]
+    await write(world, "n1", owned.uid, b"1")
+    await one.cutter.cut(owned)
+    await world.holds("n2", owned.uid, 1)
+    for link in links:
+        await link.cut()
+    await write(world, "n1", owned.uid, b"2")
+    await one.cutter.cut(owned)
+
+    await take_over(world, "n2", 2, "n1", number=1)
+    await world.until(lambda: owned.uid in two.keeper.owned and two.keeper.owned[owned.uid].here)
+    life = await begin_life(world, "n2")
+    await die(world, "n2", life)
+    held = (await answered(world, "n2", "n1", life, 1)).volumes[owned.uid]
+    assert (held.epoch, held.number) == (1, 1), "2 is no part of the volume any more"
+
+    await world.until(lambda: owned.uid not in one.keeper.owned)
+    await take_over(world, "n1", 3, "n2", number=1, earlier=((2, 1),))
+    await world.until(lambda: owned.uid in one.keeper.owned and one.keeper.owned[owned.uid].here)
+    assert (await one.pool.disk(owned.uid)).read_bytes()[:BLOCK] == b"1" * BLOCK
+    assert [(each.epoch, each.number) for each in await one.pool.tails(owned.uid)][:1] == [(1, 2)]
+
+
 async def test_a_copy_behind_the_last_sync_waits_unless_that_loss_was_accepted(world: CopyWorld) -> None:
     owned = await world.volume(replicas=("n2",))
     for number, text in ((1, b"1"), (2, b"2")):

@@ -106,6 +106,10 @@ class RemoteCopies:
         """See the port."""
         await self._post(uid, wire.SEED, msgspec.json.encode(seed), _ANSWER_S)
 
+    async def current(self, uid: str, current: wire.Current) -> None:
+        """See the port."""
+        await self._post(uid, wire.CURRENT, msgspec.json.encode(current), _ANSWER_S)
+
     async def scrub(self, uid: str) -> ScrubbedCopy:
         """See the port."""
         return self._decoded(await self._post(uid, wire.SCRUB, b"{}", _SCRUB_S), ScrubbedCopy)

@@ -24,7 +24,7 @@ from primordia.node.volumes.owned import OwnedVolume
 from primordia.ports.volumes import VolumeInfo, Volumes
 from primordia.registry.registry import Registry
 from primordia.wire.resources import Volume
-from primordia.wire.volumes import VolumeStatus, holder_finalizer
+from primordia.wire.volumes import VolumeStatus, holder_finalizer, is_tail
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +179,9 @@ class Disks:
         if known.written_here and known.epoch < owned.volume.status.owner_since and owned.live is None:
             await self.hand_back(uid, known.epoch)
             known = await self._content(uid)
+        if known is not None and not known.written_here:
+            await self._put_tails_aside(owned)
+            known = await self._content(uid)
         if known is None or known.written_here:
             return known
         await self._want_synced(owned)
@@ -186,6 +189,15 @@ class Disks:
         await self.pool.disk(uid, epoch=owned.epoch)
         log.info("volume %s: the copy here becomes its disk, in epoch %d", owned.title, owned.epoch)
         return await self.pool.find(uid)
+
+    async def _put_tails_aside(self, owned: OwnedVolume) -> None:
+        """What was lost for everybody when the volume was taken over does not come back by another takeover."""
+        await self.pool.settle(owned.uid)
+        began = owned.volume.status.restored_from
+        for each in reversed(await self.pool.snapshots(owned.uid)):
+            if is_tail(began, each.epoch, each.number):
+                log.warning("volume %s: snapshot %d is put aside: it went on without it", owned.title, each.number)
+                await self.pool.quarantine(owned.uid, each.number, tail=True)
 
     async def _content(self, uid: str) -> VolumeInfo | None:
         """The volume, if the pool has a disk or a snapshot of it."""

@@ -20,6 +20,7 @@ from primordia.domain.snapshots import Manifest
 from primordia.kit.deadline import wait_event
 from primordia.kit.errors import PrimordiaError
 from primordia.kit.tasks import TaskSet
+from primordia.node.volumes.copies.currency import Currency
 from primordia.ports.store import CompactedError, Compare, Delete, KeyValue, Put, WatchBatch
 from primordia.ports.volumes import Volumes
 from primordia.registry.codec import Change
@@ -27,6 +28,7 @@ from primordia.registry.informers import Informers
 from primordia.registry.lives import DEATHS, Held, Holding, dead_guards, holding_key, read_death
 from primordia.registry.registry import Registry
 from primordia.wire.resources import Volume
+from primordia.wire.volumes import is_tail
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +41,22 @@ _BY_OWNER = "owner"
 
 @dataclass
 class _Dead:
-    """A death as its key says it, at revision `revision`, and what was said about it last."""
+    """A death as its key says it, at revision `revision`, heard of at `heard_s`, and what was said about it last."""
 
     life: int
     revision: int
+    heard_s: float
     said: Holding | None = None
 
 
 class Holdings:
     """One node's answers. `run` gives them."""
 
-    def __init__(self, pool: Volumes, registry: Registry, informers: Informers, node: str) -> None:
+    def __init__(
+        self, pool: Volumes, registry: Registry, informers: Informers, node: str, currency: Currency | None = None
+    ) -> None:
         self._pool = pool
+        self._currency = currency
         self._registry = registry
         self._volumes = informers.of(Volume)
         self._volumes.index(_BY_OWNER, lambda volume: volume.status.node or None)
@@ -111,8 +117,9 @@ class Holdings:
         if death is None or name == self._node:
             return
         known = self._dead.get(name)
-        said = known.said if known is not None and known.life == death.life else None
-        self._dead[name] = _Dead(death.life, item.mod_revision, said)
+        now = self._registry.clock.boottime()
+        same = known if known is not None and known.life == death.life else _Dead(death.life, 0, now)
+        self._dead[name] = _Dead(death.life, item.mod_revision, same.heard_s, same.said)
         self._ask(name)
 
     def _on_volume(self, change: Change[Volume]) -> None:
@@ -142,8 +149,8 @@ class Holdings:
                 self._ask(name)
 
     async def _answer(self, name: str, dead: _Dead) -> None:
-        uids = [volume.metadata.uid for volume in self._volumes.by_index(_BY_OWNER, name)]
-        looks = {uid: self._tasks.start(self._held(uid), name=uid) for uid in uids}
+        volumes = {volume.metadata.uid: volume for volume in self._volumes.by_index(_BY_OWNER, name)}
+        looks = {uid: self._tasks.start(self._held(volume, dead), name=uid) for uid, volume in volumes.items()}
         if looks:
             late = (await asyncio.wait(looks.values(), timeout=_SETTLE_WITHIN_S))[1]
             for task in late:
@@ -156,12 +163,16 @@ class Holdings:
         put = Put(holding_key(name, self._node), msgspec.json.encode(holding))
         if (await self._registry.store.txn(guards, [put])).done:
             dead.said = holding
-            log.info("node %s is dead: of its %d volumes, %d are held here", name, len(uids), len(holding.volumes))
+            log.info("node %s is dead: of its %d volumes, %d are held here", name, len(volumes), len(holding.volumes))
         elif self._dead.get(name) is dead:
             del self._dead[name]  # it lives again, or the death is another one by now, of which the watch tells
 
-    async def _held(self, uid: str) -> Held | None:
-        """The newest whole snapshot of a volume, once all that was acknowledged is published; None without any."""
+    async def _held(self, volume: Volume, dead: _Dead) -> Held | None:
+        """The newest whole snapshot of a volume, once all that was acknowledged is published; None without any.
+
+        A tail that an owner before did not have is no part of the volume any more.
+        """
+        uid, status = volume.metadata.uid, volume.status
         try:
             info = await self._pool.find(uid)
             if info is None:
@@ -172,7 +183,13 @@ class Holdings:
         except PrimordiaError as error:
             log.warning("what is held here of volume %s is not known: %s", uid, error)
             return None
-        return _said(snapshots[-1]) if snapshots else None
+        newest = next(
+            (each for each in reversed(snapshots) if not is_tail(status.restored_from, each.epoch, each.number)), None
+        )
+        if newest is None:
+            return None
+        known_s = self._currency.at_s(uid, status.node, newest.number) if self._currency is not None else None
+        return _said(newest, None if known_s is None else max(0.0, dead.heard_s - known_s))
 
     async def _settled(self, uid: str) -> None:
         try:
@@ -181,6 +198,7 @@ class Holdings:
             log.warning("a delta of volume %s is not published: %s", uid, error)
 
 
-def _said(manifest: Manifest) -> Held:
+def _said(manifest: Manifest, behind_s: float | None) -> Held:
     at = datetime.datetime.fromtimestamp(manifest.time_s, datetime.UTC).isoformat(timespec="milliseconds")
-    return Held(manifest.epoch, manifest.number, manifest.root, at.replace("+00:00", "Z"))
+    behind_s = None if behind_s is None else round(behind_s, 3)
+    return Held(manifest.epoch, manifest.number, manifest.root, at.replace("+00:00", "Z"), behind_s)

@@ -34,13 +34,6 @@ class VolumeWork:
         company: Company | None = None,
     ) -> None:
         self.keeper = keeper
-        self._followers: tuple[tuple[str, Holdings | Returning | Surplus], ...] = ()
-        if informers is not None:
-            self._followers = (
-                ("holdings", Holdings(keeper.pool, registry, informers, node)),
-                ("returning", Returning(keeper, registry, informers, events, node)),
-                ("surplus", Surplus(keeper.pool, registry, informers, node)),
-            )
         self.cutter = Cutter(keeper, clock, events)
         self.service = NodeVolumes(keeper, self.cutter, registry, clock, node=node, notes=paths.intents, events=events)
         self.copies: VolumeCopies | None = None
@@ -48,6 +41,14 @@ class VolumeWork:
             self.copies = VolumeCopies(keeper, self.cutter, informers, registry, events, node=node, company=company)
             self.service.sync_with = self.copies.syncs.sync
             self.service.scrub_with = self.copies.scrubber.scrub
+        self._followers: tuple[tuple[str, Holdings | Returning | Surplus], ...] = ()
+        if informers is not None:
+            currency = self.copies.holder.currency if self.copies is not None else None
+            self._followers = (
+                ("holdings", Holdings(keeper.pool, registry, informers, node, currency)),
+                ("returning", Returning(keeper, registry, informers, events, node)),
+                ("surplus", Surplus(keeper.pool, registry, informers, node)),
+            )
 
     async def run(self) -> None:
         """Work until cancelled."""

@@ -25,7 +25,7 @@ from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
 from primordia.wire.conditions import is_silent
 from primordia.wire.resources import Node, Volume
-from primordia.wire.volumes import Replication, holder_finalizer
+from primordia.wire.volumes import Replication, holder_finalizer, is_tail
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +55,7 @@ def is_surplus(volume: Volume, node: str) -> bool:
 def never_owned(volume: Volume, snapshots: Sequence[Manifest]) -> tuple[int, ...]:
     """Those that a node which took the volume over did not have: it went on from an older one. Pure."""
     began = volume.status.restored_from
-    times = ((began.epoch, began.number), *began.earlier) if began is not None else ()
-    return tuple(
-        each.number for each in snapshots if any(each.epoch < epoch and each.number > number for epoch, number in times)
-    )
+    return tuple(each.number for each in snapshots if is_tail(began, each.epoch, each.number))
 
 
 class Surplus:

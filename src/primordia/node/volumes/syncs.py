@@ -172,8 +172,7 @@ class Syncs:
         manifest = await self._cuts.cut(owned)
         cut_s = self._clock.boottime()
         shared.number = manifest.number
-        wanted = owned.volume.spec.replication or Replication()
-        nodes = await self._copies.until(owned.uid, manifest.number, wanted.acks)
+        nodes = await self._copies.until(owned.uid, manifest.number, _acks(owned.volume))
         copied_s = self._clock.boottime()
         shared.waits_for, shared.number = "the engine to record it", 0
         at = timestamp(self._clock.wall())
@@ -186,7 +185,8 @@ class Syncs:
     async def record(self, volume: Volume, synced: LastSync | None, handed: HandedOver | None = None) -> None:
         """Make it the volume's last sync, and the end of the hand-over that `volume` asks for.
 
-        TemporaryError, ConflictError where it has not the owner and epoch of `volume`, or another hand-over is asked for.
+        TemporaryError, ConflictError where it has not the owner and epoch of `volume`, another hand-over is asked for, or more
+        copies than have it.
         """
         registry = self._registry
         if self._life is not None:
@@ -200,6 +200,8 @@ class Syncs:
         def change(stored: Volume) -> Volume:
             if (stored.metadata.uid, stored.status.node, stored.status.epoch) != (meta.uid, node, epoch):
                 raise ConflictError(f"The volume {meta.namespace}/{meta.name} has another owner or epoch.", reason="NotOwner")
+            if handed is None and synced is not None and _acks(stored) > len(synced.copies):
+                raise ConflictError(f"The volume {meta.namespace}/{meta.name} asks for {_acks(stored)} copies by now.")
             if handed is not None and stored.status.handover != volume.status.handover:
                 raise ConflictError(f"The volume {meta.namespace}/{meta.name} is not handed over any more.")
             status = msgspec.structs.replace(stored.status, last_sync=_newer(stored.status.last_sync, synced))
@@ -214,6 +216,11 @@ def _newer(last: LastSync | None, synced: LastSync | None) -> LastSync | None:
     if last is None or synced is None:
         return last or synced
     return synced if (last.epoch, last.number) <= (synced.epoch, synced.number) else last
+
+
+def _acks(volume: Volume) -> int:
+    """The copies that a sync of it waits for."""
+    return (volume.spec.replication or Replication()).acks
 
 
 async def _write_back(owned: OwnedVolume) -> None:

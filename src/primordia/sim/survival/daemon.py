@@ -31,7 +31,7 @@ from primordia.sim.survival.links import Links, NodeStore
 from primordia.sim.survival.machine import Machine
 from primordia.sim.survival.pool import SimPool
 from primordia.sim.survival.process import Process
-from primordia.wire.copies import Holding, Seed, Taken
+from primordia.wire.copies import Current, Holding, Seed, Taken
 from primordia.wire.data import ScrubbedCopy
 from primordia.wire.resources import Context, Lifeform, Node, Volume
 
@@ -197,6 +197,10 @@ class SimPeer:
     async def seed(self, uid: str, seed: Seed) -> None:
         """See the port."""
         await self._ask(lambda holder: holder.seed(self._own, uid, seed))
+
+    async def current(self, uid: str, current: Current) -> None:
+        """See the port."""
+        await self._ask(lambda holder: holder.current(self._own, uid, current))
 
     async def scrub(self, uid: str) -> ScrubbedCopy:
         """See the port."""

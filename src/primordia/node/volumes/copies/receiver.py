@@ -22,6 +22,7 @@ from primordia.kit.clock import Clock
 from primordia.kit.errors import ConflictError, InvalidError, NotFoundError, PermanentError, PrimordiaError, TemporaryError
 from primordia.kit.tasks import TaskSet
 from primordia.node.volumes.copies.auditor import Auditor
+from primordia.node.volumes.copies.currency import Currency
 from primordia.node.volumes.copies.directory import Directory
 from primordia.node.volumes.copies.incoming import Incoming
 from primordia.node.volumes.copies.outgoing import Outgoing
@@ -29,7 +30,7 @@ from primordia.node.volumes.copies.pace import bandwidth_of
 from primordia.node.volumes.copies.tidying import droppable_here
 from primordia.ports.copies import CopyPeer
 from primordia.ports.volumes import Volumes
-from primordia.wire.copies import HeldSnapshot, Holding, Notes, Seed, Taken, Unfinished
+from primordia.wire.copies import Current, HeldSnapshot, Holding, Notes, Seed, Taken, Unfinished
 from primordia.wire.data import ScrubbedCopy
 from primordia.wire.resources import Volume
 
@@ -66,6 +67,7 @@ class Receiver:
         self._hold = hold
         self._reach = reach
         self._clock = clock
+        self.currency = Currency(clock)
         self._tasks = TaskSet("copies")
         self._settling: dict[str, asyncio.Task[None]] = {}
         self._accepted: dict[str, Manifest] = {}
@@ -115,15 +117,27 @@ class Receiver:
         else:
             info = await self._pool.find(uid)
             if info is None:
-                return Holding(unfinished=unfinished, seeding=seeding, message=message)
+                return Holding(unfinished=unfinished, seeding=seeding, message=message)  # no stamp: there is no copy
             if info.pending and uid not in self._accepted:  # from before this process
                 await self._pool.settle(uid)
             epoch = info.epoch
-        snapshots = [*await self._pool.snapshots(uid)]
-        if waiting is not None and waiting not in snapshots:
-            snapshots.append(waiting)
+        snapshots = await self._held(uid, waiting)
         held = tuple(HeldSnapshot(number=each.number, epoch=each.epoch, root=each.root) for each in snapshots)
-        return Holding(epoch=epoch, snapshots=held, unfinished=unfinished, seeding=seeding, message=message)
+        stamp = self.currency.stamp(uid, asker)
+        return Holding(epoch=epoch, snapshots=held, unfinished=unfinished, seeding=seeding, message=message, stamp=stamp)
+
+    async def _held(self, uid: str, waiting: Manifest | None) -> list[Manifest]:
+        """All that is durable here, with what waits to be published."""
+        snapshots = [*await self._pool.snapshots(uid)]
+        return [*snapshots, waiting] if waiting is not None and waiting not in snapshots else snapshots
+
+    async def current(self, asker: str, uid: str, current: Current) -> None:
+        """See the port."""
+        self._check_owner(self._wanted_here(uid), asker)
+        held = await self._held(uid, self._accepted.get(uid))
+        if not held or (held[-1].number, held[-1].root) != (current.number, current.root):
+            raise ConflictError(f"Snapshot {current.number} is not the newest of volume {uid} here.", reason="NotNewest")
+        self.currency.confirm(uid, asker, current.number, current.stamp)
 
     async def deliver(self, asker: str, uid: str, chunks: AsyncIterator[bytes], *, aside: bool) -> Taken:
         """See the port."""

@@ -11,6 +11,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from msgspec.structs import replace
+
 from primordia.domain import ranges as spans
 from primordia.domain.copying import Begun, Held, Send, empty_delta, held_number, next_send, relied_on
 from primordia.domain.rate import TokenBucket
@@ -21,7 +23,7 @@ from primordia.kit.errors import ConflictError, PrimordiaError, TemporaryError
 from primordia.node.volumes.copies.outgoing import Outgoing
 from primordia.ports.copies import CopyPeer
 from primordia.ports.volumes import Volumes
-from primordia.wire.copies import HeldSnapshot, Holding, Seed, Unfinished
+from primordia.wire.copies import Current, HeldSnapshot, Holding, Seed, Unfinished
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +149,7 @@ class CopySender:
         begun = None if self._anew else _begun(holding.unfinished)
         send = next_send(owner, held, begun, damaged=await self._damaged(owner, held))
         if send is None:
+            await self._confirm(owner, holding)
             return False
         delta = empty_delta(owner, send) or await self._pool.changes(self.uid, send.number, since=send.since)
         if send.whole and spans.total(delta.ranges) > PUSHED_WHOLE_BYTES:
@@ -154,6 +157,16 @@ class CopySender:
         await self._push(send, delta)
         self._learn(owner, self._holding)
         return True
+
+    async def _confirm(self, owner: Sequence[Manifest], holding: Holding) -> None:
+        """Say that what it has is all there is, once for each answer of its and as long as the disk holds nothing else."""
+        if not owner or not holding.stamp or (await self._pool.touched([self.uid])):
+            return
+        if (await self._pool.snapshots(self.uid))[-1:] != tuple(owner[-1:]):
+            return
+        self._holding = replace(holding, stamp=0.0)
+        newest = owner[-1]
+        await self._peer().current(self.uid, Current(number=newest.number, root=newest.root, stamp=holding.stamp))
 
     async def _damaged(self, owner: Sequence[Manifest], held: Sequence[Held]) -> tuple[int, ...]:
         """The owner's own that it put aside, where that matters: the holder has something newer than the owner."""
