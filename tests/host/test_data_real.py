@@ -29,6 +29,7 @@ from primordia.host.shape import Shape
 from primordia.host.soup import netns_name
 from primordia.kit import command
 from primordia.kit.errors import PrimordiaError
+from primordia.kit.tasks import ended
 from primordia.testing.soup import Many, eventually, lifeform, many_nodes, running
 from primordia.wire.resources import Lifeform, Port, Resources, Volume
 from primordia.wire.volumes import Data, Layout, Replication
@@ -232,7 +233,7 @@ async def test_every_copy_holds_what_it_acknowledged(soup: Many, tmp_path: Path)
             asyncio.create_task(write_redis(soup, client, works[0])),
             asyncio.create_task(write_sqlite(client, works[1])),
         ]
-        stack.push_async_callback(_end, writers)
+        stack.push_async_callback(ended, *writers)
 
         async def look(node: str) -> None:
             """In the node that is cut off: it has what it acknowledged, and not what only the other one did."""
@@ -251,7 +252,7 @@ async def test_every_copy_holds_what_it_acknowledged(soup: Many, tmp_path: Path)
         async with cut_off(soup, first):
             await acknowledged(works, writers, second)
             await look(first)
-        await _end(writers)
+        await ended(*writers)
 
         async def caught_up() -> bool:
             for work in works:
@@ -269,13 +270,3 @@ async def test_every_copy_holds_what_it_acknowledged(soup: Many, tmp_path: Path)
                 assert not missing(found, work.last()), f"{work.name}: {node} has lost what was acknowledged"
             by = {node: sum(node in copies for *_, copies in work.acked) for node in HOLDERS}
             print(f"{work.name}: {work.last()} records in {len(work.acked)} syncs, acknowledged {by}; each copy has them all")
-
-
-async def _end(writers: list[asyncio.Task[None]]) -> None:
-    """Cancelled again and again: the Redis client waits with `asyncio.wait_for`, which loses a cancellation in Python 3.11 when
-    what it waits for ends in the same moment."""
-    left = set(writers)
-    while left:
-        for writer in left:
-            writer.cancel()
-        _, left = await asyncio.wait(left, timeout=1)

@@ -23,6 +23,16 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
             await asyncio.wait({task})
 
 
+async def ended(*tasks: asyncio.Task[Any], again_s: float = 1.0) -> None:
+    """Cancel them until they have ended, once a second: before Python 3.12 `asyncio.wait_for` loses a cancellation that comes in
+    the moment in which what it waits for ends, and libraries use it. What they raise stays with them."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=again_s)
+
+
 class TaskSet:
     """Owns background tasks: each has a name, an unexpected end is logged, `close` cancels and awaits all.
 

@@ -22,6 +22,7 @@ from primordia.client.aio import AsyncClient
 from primordia.host.pool import PoolWish
 from primordia.host.shape import Shape
 from primordia.kit.errors import PrimordiaError
+from primordia.kit.tasks import ended
 from primordia.probe import deeds
 from primordia.probe.faults import KINDS, Cast, Fault, Kind, shuffled
 from primordia.probe.witness import Testimony, Thaw, doubled
@@ -97,8 +98,7 @@ class Probe:
                         if writer.done():
                             writer.result()
                 finally:
-                    writer.cancel()
-                    await asyncio.wait([writer])
+                    await ended(writer)
         return [each for outcome in self.outcomes for each in outcome.wrong]
 
     def summary(self) -> str:

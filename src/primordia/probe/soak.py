@@ -23,6 +23,7 @@ from primordia.client.aio import AsyncClient
 from primordia.client.answers import decode, deleted, ready
 from primordia.host.shape import Shape
 from primordia.kit.errors import PrimordiaError
+from primordia.kit.tasks import ended
 from primordia.testing.soup import Many, eventually, fetch, lifeform, many_nodes, running
 from primordia.wire.engine import MEMBERS, EngineStatus, SeatStatus
 from primordia.wire.resources import Context, Lifeform, Node
@@ -56,8 +57,7 @@ class Load:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            await ended(task)
 
     async def _run(self) -> None:
         async with self.soup.client() as client:
@@ -136,9 +136,7 @@ class Soak:
         try:
             yield
         finally:
-            for task in sampling:
-                task.cancel()
-            await asyncio.wait(sampling)
+            await ended(*sampling)
         stalls = {each.name: each.stall_s(begun) for each in tickers}
         await self.all_well()
         after = await self._state()
