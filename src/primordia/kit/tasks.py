@@ -24,8 +24,10 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def ended(*tasks: asyncio.Task[Any], again_s: float = 1.0) -> None:
-    """Cancel them until they have ended, once a second: before Python 3.12 `asyncio.wait_for` loses a cancellation that comes in
-    the moment in which what it waits for ends, and libraries use it. What they raise stays with them."""
+    """Cancel them until they have ended, once a second. What they raise stays with them.
+
+    Before Python 3.12 `asyncio.wait_for`, which libraries use, loses a cancellation that comes when what it waits for ends.
+    """
     left = set(tasks)
     while left:
         for task in left:
