@@ -422,6 +422,32 @@ class VolumesContract:
         with pytest.raises(AlreadyExistsError):
             await volumes.clone("then", "now")
 
+    async def test_a_clone_hides_nothing_from_the_next_cut(self, volumes: Volumes, other: Volumes) -> None:
+        await volumes.create("a", SIZE)
+        disk = await volumes.disk("a")
+        await put(disk, 0, b"1" * 4 * CHUNK_BYTES)
+        await volumes.cut("a", epoch=1)
+        await carry(volumes, other, "a", 1)
+        await put(disk, 0, block(b"2"))
+        await asyncio.to_thread(discard, disk, 2 * CHUNK_BYTES, CHUNK_BYTES)
+        await volumes.clone("a", "then", number=1)
+        second = await volumes.cut("a", epoch=1)
+        assert second.number == 2
+        await carry(volumes, other, "a", 2, since=1)
+        for each in (volumes, other):
+            assert await content(each, "a", 2) == disk.read_bytes()
+            assert await each.verify("a", 2) == ()
+
+    async def test_a_copy_that_takes_over_has_changed_nothing(self, volumes: Volumes, other: Volumes) -> None:
+        await volumes.create("a", SIZE)
+        await put(await volumes.disk("a"), 0, block(b"1"))
+        await volumes.cut("a", epoch=1)
+        await carry(volumes, other, "a", 1)
+        await other.disk("a", epoch=2)
+        assert (await other.cut("a", epoch=2)).number == 1
+        await other.clone("a", "then", number=1)
+        assert (await other.cut("a", epoch=2)).number == 1
+
     async def test_corruption_is_found_put_aside_and_healed(self, volumes: Volumes, other: Volumes, corrupt: Corrupt) -> None:
         await volumes.create("a", SIZE)
         for number in (1, 2):

@@ -30,6 +30,7 @@ _FOREVER = 2**64 - 1
 _BUFFER_BYTES = 256 * 1024
 _INFO_BYTES = 504
 _INFO_GENERATION = 8 + 256 + 16
+_INFO_CREATED = 8 + 256 + 4 * 8 + 3 * 16 + 8
 _FS_INFO_BYTES = 1024
 
 
@@ -84,11 +85,20 @@ def set_readonly(path: Path, readonly: bool) -> None:
 
 
 def generation(path: Path) -> int:
-    """The generation in which the subvolume's content was last changed. OSError."""
+    """The generation in which the subvolume was last changed; taking a snapshot of it is a change as well. OSError."""
+    return _of_subvolume(path, _INFO_GENERATION)
+
+
+def created(path: Path) -> int:
+    """The generation in which the subvolume was made, which stays as it is. OSError."""
+    return _of_subvolume(path, _INFO_CREATED)
+
+
+def _of_subvolume(path: Path, at: int) -> int:
     with _opened(path) as subvolume:
         answer = bytearray(_INFO_BYTES)
         fcntl.ioctl(subvolume, _SUBVOL_INFO, answer)
-    return int.from_bytes(answer[_INFO_GENERATION : _INFO_GENERATION + 8], "little")
+    return int.from_bytes(answer[at : at + 8], "little")
 
 
 def filesystem_id(path: Path) -> str:

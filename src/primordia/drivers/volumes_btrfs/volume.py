@@ -320,7 +320,9 @@ class Volume:
             if self.record.floor > base.number:  # what the disk was cut from last was put aside: only content tells
                 now = disk.whole_table(descriptor)
                 return size, self._differing(table, now, size), now
-            found = ioctl.changed_extents(path, ioctl.generation(self.at.snapshot(base.number)))
+            # Not the generation of its last change: a clone of it raises that too, and would hide what was written before.
+            since = max(ioctl.created(self.at.snapshot(base.number)), ioctl.created(self.at.live))
+            found = ioctl.changed_extents(path, since)
             # a hole where the disk grew is as it was: nothing
             changed = spans.merge(
                 Range(each.offset, min(each.offset + each.length, base.size_bytes if each.hole else size) - each.offset)
