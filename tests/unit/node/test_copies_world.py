@@ -261,6 +261,24 @@ async def test_a_sync_that_has_too_few_copies_by_now_is_not_recorded(world: Copy
     assert asked[0] == 1 and asked[-1] == 2
 
 
+async def test_a_copy_that_is_wanted_no_more_is_not_promised(world: CopyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its node may have deleted it while the owner's daemon stood."""
+    owned = await world.volume(replicas=("n2", "n3"))
+    await write(world, owned.uid, 0, b"1" * 4096)
+    replicator = world.nodes["n1"].copies.replicator
+    until = replicator.until
+
+    async def and_then_one_is_let_go(uid: str, number: int, acks: int) -> tuple[str, ...]:
+        found = await until(uid, number, 2)
+        await world.status(lambda status: msgspec.structs.replace(status, replicas=("n3",)))
+        return found
+
+    monkeypatch.setattr(replicator, "until", and_then_one_is_let_go)
+    assert (await world.nodes["n1"].copies.syncs.sync(owned, 30.0)).copies == ("n3",)
+    synced = (await world.seen()).status.last_sync
+    assert synced is not None and synced.copies == ("n3",)
+
+
 async def test_an_owner_says_that_a_copy_is_all_there_is_and_only_then(
     world: CopyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _POLL_S = 0.05
 _RETRY_S = 0.5
 
-Record = Callable[[Volume, LastSync | None, HandedOver], Awaitable[None]]
+Record = Callable[[Volume, LastSync | None, HandedOver], Awaitable[object]]
 """Writes both into the volume's status. Raises ConflictError where its owner, epoch or wanted hand-over has changed."""
 
 

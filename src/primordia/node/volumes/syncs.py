@@ -176,15 +176,17 @@ class Syncs:
         copied_s = self._clock.boottime()
         shared.waits_for, shared.number = "the engine to record it", 0
         at = timestamp(self._clock.wall())
-        await self.record(volume, LastSync(epoch=manifest.epoch, number=manifest.number, at=at, copies=nodes))
+        stored = await self.record(volume, LastSync(epoch=manifest.epoch, number=manifest.number, at=at, copies=nodes))
+        nodes = _wanted(stored, nodes)
         steps = (flushed_s - begun_s, cut_s - flushed_s, copied_s - cut_s, self._clock.boottime() - copied_s)
         for step, seconds in zip(("flush", "cut", "copy", "record"), steps, strict=True):
             self._took.observe(seconds, step)
         return SyncResult(number=manifest.number, epoch=manifest.epoch, copies=nodes, at=at)
 
-    async def record(self, volume: Volume, synced: LastSync | None, handed: HandedOver | None = None) -> None:
-        """Make it the volume's last sync, and the end of the hand-over that `volume` asks for.
+    async def record(self, volume: Volume, synced: LastSync | None, handed: HandedOver | None = None) -> Volume:
+        """Make it the volume's last sync, and the end of the hand-over that `volume` asks for; the volume as it is then.
 
+        A copy that is wanted no more may be gone already, and counts for nothing, but where all is handed over to it.
         TemporaryError, ConflictError where it has not the owner and epoch of `volume`, another hand-over is asked for, or more
         copies than have it.
         """
@@ -200,16 +202,21 @@ class Syncs:
         def change(stored: Volume) -> Volume:
             if (stored.metadata.uid, stored.status.node, stored.status.epoch) != (meta.uid, node, epoch):
                 raise ConflictError(f"The volume {meta.namespace}/{meta.name} has another owner or epoch.", reason="NotOwner")
-            if handed is None and synced is not None and _acks(stored) > len(synced.copies):
-                raise ConflictError(f"The volume {meta.namespace}/{meta.name} asks for {_acks(stored)} copies by now.")
+            known = synced
+            if handed is None and known is not None:
+                known = msgspec.structs.replace(known, copies=_wanted(stored, known.copies))
+                if _acks(stored) > len(known.copies):
+                    raise ConflictError(
+                        f"The volume {meta.namespace}/{meta.name} asks for {_acks(stored)} of other copies by now."
+                    )
             if handed is not None and stored.status.handover != volume.status.handover:
                 raise ConflictError(f"The volume {meta.namespace}/{meta.name} is not handed over any more.")
-            status = msgspec.structs.replace(stored.status, last_sync=_newer(stored.status.last_sync, synced))
+            status = msgspec.structs.replace(stored.status, last_sync=_newer(stored.status.last_sync, known))
             if handed is not None:
                 status = msgspec.structs.replace(status, handed_over=handed)
             return msgspec.structs.replace(stored, status=status)
 
-        await registry.mutate(Volume, meta.name, meta.namespace, change, status=True)
+        return await registry.mutate(Volume, meta.name, meta.namespace, change, status=True)
 
 
 def _newer(last: LastSync | None, synced: LastSync | None) -> LastSync | None:
@@ -221,6 +228,11 @@ def _newer(last: LastSync | None, synced: LastSync | None) -> LastSync | None:
 def _acks(volume: Volume) -> int:
     """The copies that a sync of it waits for."""
     return (volume.spec.replication or Replication()).acks
+
+
+def _wanted(volume: Volume, nodes: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the nodes that are to hold copies of it."""
+    return tuple(node for node in nodes if node in volume.status.replicas)
 
 
 async def _write_back(owned: OwnedVolume) -> None:
