@@ -243,7 +243,10 @@ MUTANTS = [
 
 
 # A fault that makes everybody look again hides who was forgotten; and an answer is best lost while the watch is late.
+_CALM = replace(_CROWDED, lifeforms=12, act_every_s=0.3, harm_every_s=1e9)
 _PROFILES = {
+    moves_wait_for_no_data: _CALM,
+    restores_are_overlooked: _CALM,
     copies_lie_anywhere: replace(_CROWDED, segments=1),
     company_wakes_nobody: Profile(nodes=6, lifeforms=16, duration_s=40, harm_every_s=1e9),
     lost_answers_are_refusals: replace(
@@ -252,13 +255,24 @@ _PROFILES = {
 }
 
 
+# Where not every seed shows it: one that did, to begin with.
+_FIRST = {
+    restores_are_overlooked: 2,
+    company_wakes_nobody: 13,
+    orphans_stay: 1,
+    cordons_are_ignored: 1,
+    nobody_wakes_who_waits: 1,
+}
+
+
 @pytest.mark.parametrize(("mutant", "checker"), MUTANTS, ids=lambda each: getattr(each, "__name__", each))
 def test_every_mutant_is_caught(mutant: Any, checker: str, monkeypatch: Patch) -> None:
     mutant(monkeypatch)
     profile = _PROFILES.get(mutant, _CROWDED)
-    assert any(violation.checker == checker for violation in violations(profile)), f"no seed of {_MOST_SEEDS} shows it"
+    found = violations(profile, _FIRST.get(mutant, 0))
+    assert any(violation.checker == checker for violation in found), f"no seed of {_MOST_SEEDS} shows it"
 
 
-def violations(profile: Profile) -> Iterator[Violation]:
-    for seed in range(_MOST_SEEDS):
+def violations(profile: Profile, first: int) -> Iterator[Violation]:
+    for seed in (first, *(each for each in range(_MOST_SEEDS) if each != first)):
         yield from simulate(seed, profile).violations

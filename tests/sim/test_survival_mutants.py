@@ -158,12 +158,17 @@ MUTANTS = [
 ]
 
 
+# Where not every seed shows it: one that did, to begin with.
+_FIRST = {any_copy_will_do: 4, what_was_declared_dead_goes_on: 1, old_epochs_are_taken: 1}
+
+
 @pytest.mark.parametrize(("mutant", "checker", "profile"), MUTANTS, ids=lambda each: getattr(each, "__name__", "-"))
 def test_what_is_taken_away_is_missed(mutant: Any, checker: str, profile: SurvivalProfile, monkeypatch: Patch) -> None:
     mutant(monkeypatch)
-    assert any(violation.checker == checker for violation in violations(profile)), f"no seed of {_MOST_SEEDS} shows it"
+    found = violations(profile, _FIRST.get(mutant, 0))
+    assert any(violation.checker == checker for violation in found), f"no seed of {_MOST_SEEDS} shows it"
 
 
-def violations(profile: SurvivalProfile) -> Iterator[Violation]:
-    for seed in range(_MOST_SEEDS):
+def violations(profile: SurvivalProfile, first: int) -> Iterator[Violation]:
+    for seed in (first, *(each for each in range(_MOST_SEEDS) if each != first)):
         yield from survive(seed, profile).violations
