@@ -147,15 +147,19 @@ def is_to_run(lifeform: Lifeform) -> bool:
     return not is_suspended(lifeform) and not stands_for_move(lifeform)
 
 
+def stands(context: Context) -> bool:
+    """Whether there is no microVM, as far as its node has said."""
+    return context.status.phase in (*_TERMINAL, "Pending", "Stopped")
+
+
+def may_start(context: Context) -> bool:
+    """Whether its node may start it, if it knows nothing newer: also one whose end is asked for, until the node lets it go."""
+    return context.status.phase not in _TERMINAL or context.spec.restart_policy == "Always" or not _is_over(context)
+
+
 def held_by(context: Context) -> Demand:
     """What a context keeps others from having: its share, while its microVM is wanted or may still be there."""
-    phase = context.status.phase
-    if phase in _TERMINAL:
-        holds = context.spec.wanted == "Running" and (context.spec.restart_policy == "Always" or not _is_over(context))
-    elif phase in ("Pending", "Stopped"):
-        holds = context.spec.wanted == "Running" and context.metadata.deletion_timestamp is None
-    else:
-        holds = True
+    holds = not stands(context) or (context.spec.wanted == "Running" and may_start(context))
     try:
         return demand_of(context.spec.template) if holds else _NOTHING
     except ValueError:

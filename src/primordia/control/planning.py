@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from primordia.control.blueprint import LIFEFORM_FINALIZER, Blueprint, blueprint_of, blueprints
+from primordia.control.blueprint import LIFEFORM_FINALIZER, Blueprint, blueprint_of, blueprints, may_start, stands
 from primordia.control.data import NO_VOLUMES, Volumes, is_bound
 from primordia.domain.conditions import Verdict
 from primordia.domain.lifeforms import Present, Wanted
@@ -54,11 +54,18 @@ def scheduled_so_far(lifeform: Lifeform) -> Verdict:
 
 
 def redrawn(context: Context, blueprint: Blueprint) -> Context:
-    """The context as its lifeform wants it now. On another node nothing is left of what the one before said of it."""
+    """The context as its lifeform wants it now. On another node nothing is left of what the one before said of it.
+
+    Its node may have news late, and start what it was to run until now: one that is not to run is said to be stopping until
+    the node itself has said that nothing of it runs, so that its share is nobody else's before.
+    """
     metadata = msgspec.structs.replace(context.metadata, labels=dict(blueprint.labels))
     before = context.status
     if context.spec.node != blueprint.spec.node:
         status = ContextStatus(restarts=before.restarts, image_digest=before.image_digest)
+        return msgspec.structs.replace(context, metadata=metadata, spec=blueprint.spec, status=status)
+    if (context.spec.wanted, blueprint.spec.wanted) == ("Running", "Stopped") and stands(context) and may_start(context):
+        status = msgspec.structs.replace(before, phase="Stopping")
         return msgspec.structs.replace(context, metadata=metadata, spec=blueprint.spec, status=status)
     return msgspec.structs.replace(context, metadata=metadata, spec=blueprint.spec)
 

@@ -38,6 +38,10 @@ class PretendNodes:
         self.hold_finalizers = False
         self.silent: set[str] = set()
 
+    def look(self) -> None:
+        """Something that is not in the store has changed."""
+        self._wake.set()
+
     async def run(self) -> None:
         while True:
             await self._wake.wait()

@@ -136,6 +136,45 @@ def test_suspending_frees_the_room_and_resuming_asks_for_it() -> None:
     play(story)
 
 
+@pytest.mark.parametrize("ends", ["suspended", "deleted"])
+def test_what_a_node_may_yet_start_keeps_its_share_until_the_node_has_said_that_it_does_not(ends: str) -> None:
+    """Its news may be late: it would start the first beside the second."""
+
+    async def story(world: ControlWorld) -> None:
+        world.nodes.silent.add("n1")
+        await world.sure.create(make_lifeform("first", memory="5Gi"))
+
+        async def is_made() -> bool:
+            return "first.main" in await world.contexts()
+
+        await world.until(is_made)
+        if ends == "suspended":
+            await change_spec(world, "first", operating_mode="Suspended")
+        else:
+            await world.sure.delete(Lifeform, "first", "default")
+
+        async def is_to_end() -> bool:
+            context = (await world.contexts())["first.main"]
+            return context.spec.wanted == "Stopped" or context.metadata.deletion_timestamp is not None
+
+        await world.until(is_to_end)
+        await world.sure.create(make_lifeform("second", memory="6Gi"))
+
+        async def waits() -> bool:
+            lifeform = await world.lifeform("second")
+            scheduled = find(lifeform.status.conditions, "Scheduled") if lifeform is not None else None
+            return scheduled is not None and scheduled.reason == "Unschedulable"
+
+        await world.until(waits)
+        world.nodes.silent.discard("n1")
+        world.nodes.look()
+        await world.until(phase_is(world, "second", "Running"))
+        if ends == "suspended":
+            await world.until(phase_is(world, "first", "Suspended"))
+
+    play(story)
+
+
 def test_a_change_reaches_the_contexts_it_concerns_and_no_other() -> None:
     async def story(world: ControlWorld) -> None:
         await world.sure.create(make_lifeform("shop", "redis", "exporter"))
