@@ -175,7 +175,7 @@ def test_configuration_folder_brings_everything_up(soup: Soup) -> None:
     soup.good(f"primordia down --soup {soup.name}")
     assert "No soup answers" in soup.sh("primordia get lf").stderr
     soup.good(f"primordia up --soup {soup.name} -q")
-    soup.good("primordia wait lf/tiny --for condition=Ready --timeout 90s")
+    soup.good("primordia wait ctx/tiny.main lf/tiny --for condition=Ready --timeout 90s")
     described = soup.good("primordia describe ctx tiny.main")
     assert "NodeRestarted" in described
 

@@ -78,6 +78,8 @@ class Worker:
             await self._executor.do(self.live, Stop("NodeRestarted", "the node going down"))
         except (PrimordiaError, OSError) as error:
             log.warning("%s: it could not be shut down: %s", self.live.title, error)
+            return
+        self._tell(Rest("Pending", "NodeDown", "Its node was taken down."))
 
     # ------------------------------------------------------------ inside
 

@@ -30,6 +30,8 @@ from primordia.wire.resources import Context
 
 log = logging.getLogger(__name__)
 
+_LAST_WORDS_S = 2.0
+
 
 class Fleet:
     """Workers by uid. `book` has the addresses of what is here, forks that wait included."""
@@ -134,8 +136,17 @@ class Fleet:
             await self._tasks.close()
             if self._shutting_down:
                 await asyncio.gather(*(worker.shut_down() for worker in self._workers.values()))
+                await self._last_words()
             for worker in self._workers.values():
                 await worker.release()
+
+    async def _last_words(self) -> None:
+        """Tell of what was shut down: whoever asks before the next daemon has looked would be told that it is ready."""
+        try:
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._writer.flush()
+        except TimeoutError:
+            log.warning("the contexts' last status could not be written within %g s", _LAST_WORDS_S)
 
     def shut_down_at_end(self) -> None:
         """When `run` is cancelled, shut the guests down in order instead of letting go of them."""

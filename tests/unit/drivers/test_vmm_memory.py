@@ -90,7 +90,9 @@ def test_a_forks_image_has_what_it_wrote_over_what_it_only_read(base: Path, fork
     assert content == truth
     assert content[60 * PAGE : 61 * PAGE] == page(60)
     assert again == 11 * PAGE
-    assert data == 403 * PAGE
+    with base.open("rb") as file:  # a tmpfs fills holes that are read
+        kept = sum(end - start for start, end in data_extents(file.fileno(), SIZE))
+    assert data == min(SIZE, kept + 3 * PAGE)
     assert (tmp_path / "image").stat().st_mode & 0o777 == 0o444
 
 

@@ -277,6 +277,8 @@ def test_a_node_that_is_taken_down_starts_everything_again_when_it_is_back(tmp_p
         world.node.shut_down_at_end()
         await world.kill()
         assert vm.agent.shutting_down and not world.vms
+        told = (await world.context("shop.main")).status
+        assert (told.phase, told.ready, told.reason) == ("Pending", False, "NodeDown")
         await world.start()
 
         async def again() -> bool:
