@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -27,6 +27,26 @@ def block(letter: bytes) -> bytes:
 async def broken_off(pieces: tuple[Piece, ...]) -> AsyncIterator[Piece]:
     """A connection that dies after the first piece."""
     yield pieces[0]
+    raise ConnectionResetError
+
+
+def split(pieces: Sequence[Piece], chance: random.Random) -> list[Piece]:
+    """The same bytes in other pieces, most of them of no round length."""
+    smaller = []
+    for each in pieces:
+        at = 0
+        while at < each.range.length:
+            length = min(chance.choice([BLOCK, CHUNK_BYTES, 3 * CHUNK_BYTES + 17, SIZE]), each.range.length - at)
+            smaller.append(Piece(Range(each.range.offset + at, length), each.data[at : at + length]))
+            at += length
+    return smaller
+
+
+async def broken_off_after(pieces: Sequence[Piece], count: int) -> AsyncIterator[Piece]:
+    """A connection that dies after so many pieces."""
+    for each in pieces[:count]:
+        await asyncio.sleep(0)
+        yield each
     raise ConnectionResetError
 
 
@@ -215,6 +235,34 @@ class VolumesContract:
         await other.settle("a")
         assert await content(other, "a", 1) == await content(volumes, "a", 1)
         assert await other.verify("a", 1) == ()
+
+    async def test_a_large_delta_arrives_in_any_pieces_and_breaks_off_anywhere(self, volumes: Volumes, other: Volumes) -> None:
+        """It is written while more of it comes: nothing of it may be lost, or laid where it does not belong."""
+        chance = random.Random(7)
+        await volumes.create("a", 24 * SIZE)
+        disk = await volumes.disk("a")
+        await put(disk, 5 * BLOCK, chance.randbytes(17 * SIZE))
+        for number in (1, 2):
+            await asyncio.to_thread(discard, disk, number * 3 * SIZE + BLOCK, SIZE)
+            for _ in range(60):
+                await put(
+                    disk, chance.randrange(23 * SIZE), chance.randbytes(chance.choice([1, BLOCK, CHUNK_BYTES])), flush=False
+                )
+            await put(disk, 6 * SIZE + BLOCK, chance.randbytes(9 * SIZE))
+            await volumes.cut("a", epoch=1)
+            delta = await volumes.changes("a", number, since=number - 1)
+            left, done = split(await volumes.read("a", number, delta.ranges), chance), 0
+            while len(left) > 8:
+                count = chance.randrange(len(left))
+                with pytest.raises(ConnectionResetError):
+                    await other.accept(delta, broken_off_after(left, count), begin=done)
+                done += total(each.range for each in left[:count])
+                left = left[count:]
+                assert await other.partial("a") == (Partial(delta, done) if done else None)
+            assert await other.accept(delta, stream(left), begin=done)
+            await other.settle("a")
+            assert await content(other, "a", number) == disk.read_bytes()
+            assert await other.verify("a", number) == ()
 
     async def test_a_lie_is_not_kept(self, volumes: Volumes, other: Volumes) -> None:
         await volumes.create("a", SIZE)

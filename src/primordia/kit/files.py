@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -11,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _FICLONE = 0x40049409
+_SYNC_FILE_RANGE_WRITE = 2
 _COPY_BYTES = 1 << 30
 _BLOCK_BYTES = 64 * 1024
 _ZEROS = bytes(_BLOCK_BYTES)
+_libc = ctypes.CDLL(None)
 
 
 def fsync_dir(directory: Path) -> None:
@@ -23,6 +26,14 @@ def fsync_dir(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def begin_flush(descriptor: int) -> None:
+    """Have what was written to a file sent to its disk, and wait for nothing: an fsync then has less to do. Best effort.
+
+    sync_file_range(2).
+    """
+    _libc.sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
 
 
 def write_atomic(path: Path, content: bytes, *, mode: int = 0o600, durable: bool = True) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,43 @@ async def ended(*tasks: asyncio.Task[Any], again_s: float = 1.0) -> None:
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=again_s)
+
+
+class InTurn:
+    """Work that is done beside what its owner does meanwhile, one after the other; so many wait at most.
+
+    After one that failed no other begins. The owner calls `ended` at the end, whatever happens: none is cut off.
+    """
+
+    def __init__(self, ahead: int) -> None:
+        self._ahead = ahead
+        self._tasks: deque[asyncio.Task[None]] = deque()
+
+    async def add(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Have it done after those before it; waits while too many are waiting. Raises what one of them raised."""
+        before = self._tasks[-1] if self._tasks else None
+        self._tasks.append(asyncio.get_running_loop().create_task(_after(before, work)))
+        while len(self._tasks) > self._ahead:
+            await asyncio.shield(self._tasks[0])
+            self._tasks.popleft()
+
+    async def done(self) -> None:
+        """Wait for all of it. Raises what one of them raised."""
+        if self._tasks:
+            await asyncio.shield(self._tasks[-1])
+
+    async def ended(self) -> None:
+        """The same, where it matters no more how they ended."""
+        if self._tasks:
+            await asyncio.wait({self._tasks[-1]})
+        for task in self._tasks:
+            task.exception()
+
+
+async def _after(before: asyncio.Task[None] | None, work: Callable[[], Awaitable[None]]) -> None:
+    if before is not None:
+        await asyncio.shield(before)
+    await work()
 
 
 class TaskSet:

@@ -38,6 +38,8 @@ _LEVEL = 1
 _LARGEST_WINDOW = 8 << 20
 _WORTH = 64
 """Bytes that compressing must save: less is not worth unpacking."""
+_LARGE_FRAME, _VAIN_FRAMES, _LEFT_OUT = 64 << 10, 4, 7
+"""After so many frames in a row that did not shrink, so many of this size are sent as they are before another one is tried."""
 
 
 class Part(NamedTuple):
@@ -60,6 +62,8 @@ class DeltaWriter:
     def __init__(self) -> None:
         self._digest = blake3()
         self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=False)
+        self._in_vain = 0
+        self._untried = 0
 
     def header(self, delta: Delta, begin: int = 0) -> bytes:
         """The first bytes."""
@@ -69,11 +73,20 @@ class DeltaWriter:
     def part(self, part: Part) -> bytes:
         """One frame."""
         kind, payload = _PLAIN if part.data else _ZEROS, part.data
-        if len(part.data) > _WORTH:
+        if len(part.data) > _WORTH and self._is_worth_trying(len(part.data)):
             small = self._compressor.compress(part.data)
             if len(small) + _WORTH <= len(part.data):
                 kind, payload = _ZSTD, small
+            self._in_vain = 0 if kind == _ZSTD else self._in_vain + 1
         return self._counted(_FRAME.pack(kind, part.range.offset, part.range.length, len(payload)) + payload)
+
+    def _is_worth_trying(self, size: int) -> bool:
+        """Where one after the other does not shrink, only some of the next large ones are tried."""
+        if size < _LARGE_FRAME or self._in_vain < _VAIN_FRAMES or self._untried >= _LEFT_OUT:
+            self._untried = 0
+            return True
+        self._untried += 1
+        return False
 
     def end(self) -> bytes:
         """The last bytes."""
@@ -144,8 +157,10 @@ class DeltaReader:
         end = at + _FRAME.size + packed
         if len(self._rest) < end:
             return None
-        self._digest.update(memoryview(self._rest)[at:end].tobytes())
-        payload = bytes(self._rest[at + _FRAME.size : end])
+        with memoryview(self._rest) as rest:
+            self._digest.update(rest[at : at + _FRAME.size])
+            payload = rest[at + _FRAME.size : end].tobytes()
+        self._digest.update(payload)
         data = self._unpacked(payload, length) if kind == _ZSTD else payload
         where = Range(offset, length)
         self._cover.take(where, len(data))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from primordia.kit.tasks import ended
+import pytest
+
+from primordia.kit.tasks import InTurn, ended
 
 
 async def test_a_lost_cancellation_is_said_again() -> None:
@@ -40,3 +42,68 @@ async def test_what_has_failed_has_ended() -> None:
     assert isinstance(failed.exception(), ValueError)
     assert waiting.cancelled()
     await ended()
+
+
+async def test_work_in_turn_keeps_its_order_and_its_bound() -> None:
+    begun: list[int] = []
+    done: list[int] = []
+    gates = [asyncio.Event() for _ in range(5)]
+
+    async def one(number: int) -> None:
+        begun.append(number)
+        await gates[number].wait()
+        done.append(number)
+
+    async def put() -> None:
+        for number in range(5):
+            await turns.add(lambda number=number: one(number))
+
+    turns = InTurn(2)
+    putting = asyncio.create_task(put())
+    for number in range(5):
+        await asyncio.sleep(0.01)
+        assert begun == list(range(number + 1)), "each begins when the one before has ended"
+        assert putting.done() == (number > 2), "two may wait"
+        gates[number].set()
+    await putting
+    await turns.done()
+    await turns.ended()
+    assert done == [0, 1, 2, 3, 4]
+
+
+async def test_nothing_follows_work_that_failed() -> None:
+    done: list[str] = []
+
+    async def well() -> None:
+        done.append("well")
+
+    async def badly() -> None:
+        raise ValueError("broken")
+
+    turns = InTurn(4)
+    for work in (well, badly, well):
+        await turns.add(work)
+    with pytest.raises(ValueError, match="broken"):
+        await turns.done()
+    await turns.ended()
+    assert done == ["well"]
+
+
+async def test_who_leaves_cuts_no_work_off() -> None:
+    gate, done = asyncio.Event(), asyncio.Event()
+
+    async def one() -> None:
+        await gate.wait()
+        done.set()
+
+    async def leaves() -> None:
+        await turns.add(one)
+        await turns.done()
+
+    turns = InTurn(1)
+    leaving = asyncio.create_task(leaves())
+    await asyncio.sleep(0)
+    await ended(leaving)
+    gate.set()
+    await turns.ended()
+    assert done.is_set()

@@ -62,6 +62,22 @@ def test_the_bytes_are_these() -> None:
     assert LARGEST_PIECE == PIECE_BYTES
 
 
+def test_what_does_not_shrink_is_tried_now_and_then() -> None:
+    size = 64 << 10
+    noise, text = random.Random(2).randbytes(size), b"text" * (size // 4)
+    data = [noise] * 20 + [text] * 12
+    parts = tuple(Part(Range(number * size, size), each) for number, each in enumerate(data))
+    whole = (Range(0, len(data) * size),)
+    manifest = Manifest("vol", 3, 7, "", len(data) * size, 1.0, whole, "cd" * 32)
+    sent = stream(parts, Delta(manifest, "", whole))
+    assert read(sent)[1] == parts
+    writer = DeltaWriter()
+    kinds = [writer.part(each)[0] for each in parts]
+    assert kinds[:20] == [1] * 20
+    assert 5 <= kinds[20:].count(2) < 12, "some are left out, and what shrinks again is found"
+    assert kinds[-5:] == [2] * 5
+
+
 @given(st.lists(st.integers(1, 200), max_size=400))
 def test_it_may_come_in_any_pieces(sizes: list[int]) -> None:
     data, reader, parts = stream(), DeltaReader(), []

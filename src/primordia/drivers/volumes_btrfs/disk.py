@@ -101,6 +101,12 @@ class Overlay:
         while at < piece.range.end:
             chunk = at // CHUNK_BYTES
             end = min(piece.range.end, (chunk + 1) * CHUNK_BYTES)
+            if end - at == CHUNK_BYTES and piece.data:
+                self.finish()
+                begin = at - piece.range.offset
+                chunk_hash.set_entry(self.table, chunk, chunk_hash.entry_of(piece.data[begin : begin + CHUNK_BYTES]))
+                at = end
+                continue
             if chunk != self._chunk:
                 self.finish()
                 whole = at % CHUNK_BYTES == 0 and end == (chunk + 1) * CHUNK_BYTES

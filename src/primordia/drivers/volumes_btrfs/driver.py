@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import functools
 import os
 import threading
 import time
@@ -39,10 +40,11 @@ from primordia.kit.errors import (
     PermanentError,
     TemporaryError,
 )
-from primordia.kit.tasks import to_the_end
+from primordia.kit.tasks import InTurn, to_the_end
 from primordia.ports.volumes import READ_BYTES, Partial, Piece, PoolStatus, VolumeInfo
 
 _THREADS = 8
+_BATCHES_AHEAD = 3
 _MAKE_ROOM = "Delete snapshots or volumes, or enlarge the pool."
 T = TypeVar("T")
 
@@ -185,8 +187,8 @@ class BtrfsVolumes:
         return await self._plain(lambda: frozenset(name for name, each in held.items() if each is not None and each.touched()))
 
     async def snapshots(self, volume: str) -> tuple[Manifest, ...]:
-        """See the port."""
-        return await self._on(volume, lambda held: held.manifests)
+        """See the port. It waits for no other call: what is published is known, whatever is being made beside it."""
+        return self._get(volume).manifests
 
     async def label(self, volume: str, number: int, checkpoint: str) -> Manifest:
         """See the port."""
@@ -220,10 +222,13 @@ class BtrfsVolumes:
         if intake is None:
             return False
         keep = False
+        writing = InTurn(_BATCHES_AHEAD)
         try:
             async for piece in pieces:
-                if intake.check(piece):
-                    await to_the_end(self._plain(intake.write, volume))
+                if intake.check(piece):  # written beside the arrival of the next, which takes as long
+                    write = functools.partial(intake.write, intake.taken())
+                    await writing.add(functools.partial(self._plain, write, volume))
+            await writing.done()
             await to_the_end(self._plain(lambda: self._commit(intake), volume))
         except PermanentError:
             raise
@@ -231,6 +236,7 @@ class BtrfsVolumes:
             keep = True
             raise
         finally:
+            await to_the_end(writing.ended())
             await to_the_end(self._plain(lambda: self._let_go(intake, keep=keep), volume))
         return True
 
@@ -355,10 +361,10 @@ class BtrfsVolumes:
             self._partial_place(volume).unlink(missing_ok=True)
 
     def _let_go(self, intake: Intake, *, keep: bool) -> None:
-        """End an intake; what was cut off is kept, unless another one was meanwhile."""
+        """End an intake; what was cut off is kept, unless another one was meanwhile, or all of it has just been taken over."""
         volume = intake.delta.manifest.volume
         with self._lock(volume):
-            if keep and intake.received and volume not in self._partials:
+            if keep and intake.is_of_use and volume not in self._partials and intake.journal.exists():
                 intake.keep(self._partial_place(volume))
                 self._partials[volume] = Partial(intake.delta, intake.bytes_done)
         intake.discard()

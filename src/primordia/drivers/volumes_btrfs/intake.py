@@ -7,6 +7,7 @@ root that the manifest names, and the journal is durable.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from primordia.domain.ranges import Cover
@@ -36,6 +37,7 @@ class Intake:
         chunk_hash.resize(table, delta.manifest.size_bytes)
         self._overlay = Overlay(self._base_chunk, table)
         self.bytes_done = 0
+        self._whole = True
         self._base = os.open(base_disk, os.O_RDONLY | os.O_CLOEXEC) if base_disk is not None else -1
         try:
             self._writer = JournalWriter(journal, delta, self._found if go_on else None)
@@ -52,18 +54,26 @@ class Intake:
         self._waiting_bytes += len(piece.data)
         return self._waiting_bytes >= _BATCH_BYTES or len(self._waiting) >= _BATCH_PIECES
 
-    def write(self) -> None:
-        """Write the pieces that were noted."""
+    def taken(self) -> list[Piece]:
+        """The pieces that were noted, to be written: by `write`, before those that are noted from now on."""
         pieces, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        return pieces
+
+    def write(self, pieces: Sequence[Piece]) -> None:
+        """Write them, while others may be noted: one batch after the other. Where one failed, nothing of all is of use."""
+        self._whole = False
         for piece in pieces:
             self._writer.append(piece)
             self._overlay.lay(piece)
             self.bytes_done += piece.range.length
+        if sum(len(piece.data) for piece in pieces) >= _BATCH_BYTES:
+            self._writer.begin_flush()
+        self._whole = True
 
     def finish(self) -> None:
         """Make the journal durable. InvalidError when the delta is not what its manifest says."""
         self._cover.finish()
-        self.write()
+        self.write(self.taken())
         self._overlay.finish()
         said = self.delta.manifest
         if chunk_hash.root_of(said.size_bytes, self._overlay.table) != said.root:
@@ -71,13 +81,13 @@ class Intake:
         self._writer.finish()
 
     @property
-    def received(self) -> bool:
-        """Whether anything has come."""
-        return bool(self.bytes_done or self._waiting)
+    def is_of_use(self) -> bool:
+        """Whether anything has come, and whether the journal holds it."""
+        return self._whole and bool(self.bytes_done or self._waiting)
 
     def keep(self, place: Path) -> None:
         """Leave what has come at `place`, for another time."""
-        self.write()
+        self.write(self.taken())
         self._close_base()
         self._writer.close()
         self.journal.rename(place)

@@ -17,6 +17,7 @@ from primordia.domain.copying import batches
 from primordia.domain.ranges import Range
 from primordia.domain.rate import TokenBucket
 from primordia.domain.snapshots import Delta, Manifest
+from primordia.kit import heap
 from primordia.kit.clock import Clock
 from primordia.kit.deadline import within
 from primordia.kit.errors import ConflictError
@@ -86,6 +87,7 @@ class Outgoing:
                 await self._whole_turn(stack)
             limits = [each for each in (self._node, self._wholes, limit) if each.rate > 0]
             self._changed.add(by=spans.total(delta.ranges) - begin)
+            stack.enter_context(heap.kept())
             async for chunk in self._read(delta, begin):
                 for at in range(0, len(chunk), _CHUNK_BYTES):
                     yield await self._paid(chunk[at : at + _CHUNK_BYTES], limits)

@@ -18,6 +18,7 @@ import msgspec
 from primordia.domain import ranges as spans
 from primordia.domain.rate import TokenBucket
 from primordia.domain.snapshots import Delta, Manifest, check_epoch
+from primordia.kit import heap
 from primordia.kit.clock import Clock
 from primordia.kit.errors import ConflictError, InvalidError, NotFoundError, PermanentError, PrimordiaError, TemporaryError
 from primordia.kit.tasks import TaskSet
@@ -342,7 +343,8 @@ class Receiver:
         if said.number > seed.number or header.delta.base:
             raise InvalidError("delta", f"node {source} sent snapshot {said.number} and not {seed.number}")
         self._check_said(volume, said)
-        await self._pool.accept(header.delta, incoming.pieces(), begin=begin)
+        with heap.kept():
+            await self._pool.accept(header.delta, incoming.pieces(), begin=begin)
         self._take(volume, said)
 
 

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 PUSHED_WHOLE_BYTES = 8 << 20
 """A whole content of at most so many bytes is pushed: fetching it would only cost a round trip."""
 _ASK_AGAIN_S = 15.0
-_SEEDING_S = 0.5
+_SEEDING_S, _SEEDING_HURRIED_S = 0.5, 0.05
+"""How often a copy that fetches is asked how far it is; the latter while somebody waits for it."""
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
 _UNREACHABLE = "NodeUnreachable"
@@ -215,7 +216,8 @@ class CopySender:
             self._seed_number = seed.number
             await self._peer().seed(self.uid, seed)
         self._news()
-        await self._clock.sleep(_SEEDING_S)
+        if await wait_event(self._clock, self._urgent, _SEEDING_S):
+            await self._clock.sleep(_SEEDING_HURRIED_S)
         self._holding = None
         return True
 
