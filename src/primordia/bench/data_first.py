@@ -2,7 +2,7 @@
 
 `first_copy` is timed from the moment in which the soup has the volume until a sync says that its copy is durable on the other
 node; the baseline, in the same run and between the same two pools once they are at rest, is `btrfs send | btrfs receive` and a
-sync. Fifty volumes are nobody's: their disks are written by the benchmark itself, for fifty guests would measure the processors.
+sync. Fifty volumes are nobody's: their disks are written by the benchmark itself, for fifty guests measure the processors.
 """
 
 from __future__ import annotations
@@ -91,8 +91,10 @@ async def _at_rest(ground: Ground, name: str) -> None:
     """Until what was acknowledged is published too: what runs beside the baseline would flatter us."""
     volume = await ground.client.get(Volume, name)
     waits = [ground.paths_of(node).volumes / "volumes" / volume.metadata.uid / "pending" for node in volume.status.replicas]
-    while any(each.exists() for each in waits):
-        await asyncio.sleep(0.1)
+    for _ in range(int(_COPY_S / _TURN_S)):
+        if not any(each.exists() for each in waits):
+            return
+        await asyncio.sleep(_TURN_S)
 
 
 async def _sent_and_received_s(ground: Ground, name: str) -> float:
