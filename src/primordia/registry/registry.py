@@ -1,7 +1,9 @@
 """Typed objects over the store, with the rules of Kubernetes: revisions, generations, finalizers, preconditions.
 
-Every write is one guarded transaction. A write whose fate is unknown (StoreUnavailableError) is never repeated here: the
-caller reads again and decides again. A stored object that this version cannot read hides itself, not its neighbours.
+Every write is one guarded transaction. One that got no answer may have been done or not, or may yet be done. Where its guards
+let it be done once at most (the key is free, or at the revision that was read), it is asked for again for a few seconds, and
+what is found instead tells what became of it. Every other fate that stays unknown (StoreUnavailableError) is the caller's: it
+reads again and decides again. A stored object that this version cannot read hides itself, not its neighbours.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from primordia.ports.store import (
     Put,
     Store,
     StoreUnavailableError,
+    TxnResult,
     WatchBatch,
     WatchEvent,
 )
@@ -36,6 +39,8 @@ from primordia.wire.resources import Resource
 log = logging.getLogger(__name__)
 
 _TRIES = 32
+_UNANSWERED_S, _AGAIN_S = 3.0, 0.2
+"""An engine that chooses another leader is away for so long, about."""
 _CHUNK = 500
 _NAME_TRIES = 8
 
@@ -125,10 +130,13 @@ class Registry:
             fresh = self._born(obj)
             key, claims = keys.key_of_object(fresh), change_of(None, fresh, free)
             guards, operations = [Compare(key, "mod", 0), *claims.guards], [Put(key, encode(fresh)), *claims.operations]
-            result = await self.store.txn(guards, operations, read_if_failed=[key, *claims.wanted])
+            result, sure = await self._once(guards, operations, [key, *claims.wanted])
             if result.done:
                 return with_revision(fresh, str(result.revision))
-            if result.found[0] is None:
+            found = result.found[0]
+            if not sure and found is not None and self._is(type(obj), found, fresh.metadata.uid):
+                return with_revision(fresh, str(found.create_revision))
+            if found is None:
                 free = await nobodys(fresh, claims, result.found[1:], self.get)
             elif not generated:
                 break
@@ -199,27 +207,13 @@ class Registry:
     async def delete(self, kind: type[R], name: str, namespace: str = "", *, uid: str = "", resource_version: str = "") -> R:
         """Remove an object, or mark it if it has finalizers; returns it as it then is, or was at last.
 
-        Raises NotFoundError, and ConflictError when it has not the given uid or resource version. A deletion that got no answer
-        is looked for, and asked for once more if it was not done: it does not matter how often.
+        Raises NotFoundError, and ConflictError when it has not the given uid or resource version.
         """
         current = await self.get(kind, name, namespace)
-        unanswered = False
         for _ in range(_TRIES):
             _check(current, uid, resource_version)
             wanted = rules.marked(current, rules.timestamp(self.clock.wall()))
-            try:
-                written, current = await self._replace(current, wanted)
-            except StoreUnavailableError:
-                if unanswered:
-                    raise
-                unanswered = True
-                try:
-                    current = await self.get(kind, name, namespace)
-                except NotFoundError:
-                    return wanted
-                if current.metadata.uid != wanted.metadata.uid:
-                    return wanted
-                written = current.metadata.deletion_timestamp is not None
+            written, current = await self._replace(current, wanted)
             if written:
                 return current
         raise _conflict(current, "others keep changing it")
@@ -260,16 +254,40 @@ class Registry:
         free: dict[str, int] = {}
         for _ in range(_TRIES):
             claims = change_of(current, None if gone else wanted, free)
-            result = await self.store.txn(
-                [guard, *claims.guards], [operation, *claims.operations], read_if_failed=[key, *claims.wanted]
-            )
+            result, sure = await self._once([guard, *claims.guards], [operation, *claims.operations], [key, *claims.wanted])
             if result.done:
                 return True, with_revision(wanted, str(result.revision))
             found = result.found[0]
+            if not sure and gone and (found is None or not self._is(type(current), found, current.metadata.uid)):
+                return True, wanted
+            if not sure and isinstance(operation, Put) and found is not None and found.value == operation.value:
+                return True, with_revision(wanted, str(found.mod_revision))
             if found is None or found.mod_revision != guard.value:
                 return False, self._require(type(current), found, current.metadata.name, current.metadata.namespace)
             free = await nobodys(wanted, claims, result.found[1:], self.get)
         raise _conflict(current, "what it wants changes hands all the time")
+
+    async def _once(
+        self, guards: Sequence[Compare], operations: Sequence[Put | Delete], read_if_failed: Sequence[str]
+    ) -> tuple[TxnResult, bool]:
+        """A transaction whose guards no longer hold once it is done, and whether the first answer was had.
+
+        Without it a failure may mean that an earlier try was done. Raises StoreUnavailableError when none comes for long.
+        """
+        until = self.clock.boottime() + _UNANSWERED_S
+        sure = True
+        while True:
+            try:
+                return await self.store.txn(guards, operations, read_if_failed=read_if_failed), sure
+            except StoreUnavailableError as error:
+                if error.reason != StoreUnavailableError.reason or self.clock.boottime() >= until:
+                    raise
+                sure = False
+            await self.clock.sleep(_AGAIN_S)
+
+    def _is(self, kind: type[R], item: KeyValue, uid: str) -> bool:
+        obj = self._try_decode(kind, item.key, item.value, item.mod_revision)
+        return obj is not None and obj.metadata.uid == uid
 
     def _require(self, kind: type[R], item: KeyValue | None, name: str, namespace: str) -> R:
         words = keys.describe(kind, name, namespace)

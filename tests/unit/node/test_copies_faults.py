@@ -90,11 +90,12 @@ class Race:
             await record_restore(owned, made, intent)
             self.restored.append((world.clock.boottime(), made.epoch, made.number))
 
-        async def synced(volume: Volume, last: LastSync) -> None:
+        async def synced(volume: Volume, last: LastSync) -> Volume:
             begun_s = world.clock.boottime()
-            await record_sync(volume, last)
+            stored = await record_sync(volume, last)
             for ended_s, epoch, number in self.restored:
                 assert ended_s > begun_s or (last.epoch, last.number) >= (epoch, number), "it has been undone"
+            return stored
 
         async def slowly(uid: str, number: int, acks: int) -> tuple[str, ...]:
             found = await until(uid, number, acks)

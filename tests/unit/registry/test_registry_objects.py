@@ -202,29 +202,83 @@ async def test_finalizers_hold_an_object_until_the_last_is_gone(registry: Regist
         await registry.get(Node, "n1")
 
 
+class HastyClock(HandClock):
+    """Time passes when somebody waits."""
+
+    async def sleep(self, seconds: float) -> None:
+        self._now += seconds
+
+
+class Unanswered:
+    """A store whose first `lost` transactions get no answer, `done` or not."""
+
+    def __init__(self, registry: Registry, monkeypatch: pytest.MonkeyPatch, *, done: bool, lost: int = 1) -> None:
+        self.calls = 0
+        registry.clock = HastyClock()
+        txn = registry.store.txn
+
+        async def answer(*args: Any, **kwargs: Any) -> TxnResult:
+            self.calls += 1
+            result = await txn(*args, **kwargs) if done or self.calls > lost else None
+            if self.calls <= lost or result is None:
+                raise StoreUnavailableError("No answer.")
+            return result
+
+        monkeypatch.setattr(registry.store, "txn", answer)
+
+
 @pytest.mark.parametrize("done", [True, False])
 @pytest.mark.parametrize("finalizers", [(), ("somebody",)])
 async def test_a_deletion_without_an_answer_is_looked_for(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, done: bool, finalizers: tuple[str, ...]
 ) -> None:
     await registry.create(node(finalizers=finalizers))
-    txn, calls = registry.store.txn, []
-
-    async def first_answer_lost(*args: Any, **kwargs: Any) -> TxnResult:
-        calls.append(args)
-        result = await txn(*args, **kwargs) if done or len(calls) > 1 else None
-        if len(calls) == 1 or result is None:
-            raise StoreUnavailableError("No answer.")
-        return result
-
-    monkeypatch.setattr(registry.store, "txn", first_answer_lost)
+    store = Unanswered(registry, monkeypatch, done=done)
     await registry.delete(Node, "n1")
-    assert len(calls) == (1 if done else 2)
+    assert store.calls == 2
     if finalizers:
         assert (await registry.get(Node, "n1")).metadata.deletion_timestamp is not None
     else:
         with pytest.raises(NotFoundError):
             await registry.get(Node, "n1")
+
+
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_creation_without_an_answer_is_done_once(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    store = Unanswered(registry, monkeypatch, done=done, lost=2)
+    made = await registry.create(node())
+    assert store.calls == 3
+    assert made == await registry.get(Node, "n1")
+    with pytest.raises(AlreadyExistsError):
+        await registry.create(node())
+
+
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_change_without_an_answer_is_done_once(registry: Registry, monkeypatch: pytest.MonkeyPatch, done: bool) -> None:
+    made = await registry.create(node())
+    store = Unanswered(registry, monkeypatch, done=done)
+    changed = await registry.update(cordoned(made))
+    assert store.calls == 2
+    assert changed == await registry.get(Node, "n1")
+    assert int(changed.metadata.resource_version) == int(made.metadata.resource_version) + 1
+
+
+async def test_a_change_that_another_overtook_says_so(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await registry.create(node())
+    await registry.update(cordoned(made))
+    Unanswered(registry, monkeypatch, done=False)
+    with pytest.raises(ConflictError):
+        await registry.update(with_metadata(made, labels={"a": "b"}))
+
+
+async def test_an_engine_that_stays_away_is_not_waited_for_long(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    Unanswered(registry, monkeypatch, done=False, lost=10**6)
+    begun = registry.clock.boottime()
+    with pytest.raises(StoreUnavailableError):
+        await registry.create(node())
+    assert 3 <= registry.clock.boottime() - begun < 60
 
 
 async def test_delete_has_preconditions(registry: Registry) -> None:

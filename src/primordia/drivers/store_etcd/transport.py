@@ -217,7 +217,7 @@ def drop(stream: aiohttp.ClientResponse) -> None:
 
 
 def _closed() -> StoreUnavailableError:
-    return StoreUnavailableError("The store's connections are closed.")
+    return StoreUnavailableError("The store's connections are closed.", reason="StoreClosed")
 
 
 def _failure(error: BaseException, server: str) -> StoreUnavailableError:
