@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from primordia.control import deaths, failover, remains
+from primordia.control import deaths, failover, lost, remains
 from primordia.domain import copies, fence, takeover
 from primordia.domain import failover as plan
 from primordia.domain import snapshots as rules
 from primordia.domain.fence import Freeze, Rest
 from primordia.domain.takeover import Dead
 from primordia.kit.errors import PrimordiaError
+from primordia.node.volumes import disks, holdings
 from primordia.node.volumes.copies.receiver import Receiver
 from primordia.node.volumes.copies.replicator import Replicator
 from primordia.node.volumes.disks import Disks
@@ -104,6 +105,11 @@ def every_loss_is_allowed(patch: Patch) -> None:
     patch.setattr(failover, "lost_of", lambda *about: dataclasses.replace(lost_of(*about), allow_loss=True))
 
 
+def what_was_given_up_comes_back(patch: Patch) -> None:
+    for module in (lost, holdings, disks):
+        patch.setattr(module, "is_tail", lambda began, epoch, number: False)
+
+
 def nothing_is_held(patch: Patch) -> None:
     patch.setattr(takeover, "_hold", lambda node, watched, timings, now: None)
 
@@ -151,6 +157,7 @@ MUTANTS = [
     (deaths_are_not_guarded, "Deaths", _world(Harm.MESSAGES_LATE, Harm.LEASE_REVOKED, Harm.ENGINE_CUT, every_s=4)),
     (any_copy_will_do, "Recovery", _world(Harm.HEIR_BEHIND, every_s=20)),
     (every_loss_is_allowed, "G2", _world(Harm.HEIR_BEHIND, every_s=20)),
+    (what_was_given_up_comes_back, "G4", _world(Harm.ENGINE_CUT, Harm.ISOLATED, every_s=5)),
     (nothing_is_held, "Holds", _world(Harm.MANY_CUT)),
     (copies_lie_anywhere, "Copies", _world(Harm.POWER_CUT)),
     (the_dead_keep_their_disks, "Protection", _world(Harm.POWER_CUT, Harm.RACK_LOSS, every_s=15)),
@@ -159,7 +166,7 @@ MUTANTS = [
 
 
 # Where not every seed shows it: one that did, to begin with.
-_FIRST = {any_copy_will_do: 4, what_was_declared_dead_goes_on: 1, old_epochs_are_taken: 1}
+_FIRST = {what_was_given_up_comes_back: 2, any_copy_will_do: 4, what_was_declared_dead_goes_on: 1, old_epochs_are_taken: 1}
 
 
 @pytest.mark.parametrize(("mutant", "checker", "profile"), MUTANTS, ids=lambda each: getattr(each, "__name__", "-"))

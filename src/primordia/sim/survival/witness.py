@@ -71,6 +71,7 @@ class SimWitness(Checker):
         self._promises: dict[str, list[Promise]] = defaultdict(list)
         self._first_start_s: dict[tuple[str, int], float] = {}
         self._accepted_epoch: dict[tuple[str, str], int] = defaultdict(int)
+        self._began: dict[str, list[tuple[int, Content]]] = defaultdict(list)
         self._left: dict[tuple[str, int], dict[str, Left]] = {}
         self._lifeforms: dict[str, Lifeform] = {}
         self._volumes: dict[str, Volume] = {}
@@ -110,6 +111,7 @@ class SimWitness(Checker):
             return
         if first:
             self._judge_content(machine, vm, disk.head)
+            self._judge_line(machine, vm, disk.head)
             self._judge_recovered(machine, vm, disk.head)
 
     def crashed(self, machine: Machine, error: Exception) -> None:
@@ -214,6 +216,16 @@ class SimWitness(Checker):
             self.say("G2", f"{words}, which {', '.join(survivors)} has.")
         else:
             self.say("G4", f"{words}, and no loss was allowed.")
+
+    def _judge_line(self, machine: Machine, vm: Vm, head: Content) -> None:
+        """What an epoch went on without, and was said to be lost, must not come back in a later one."""
+        for epoch, began in self._began[vm.volume_uid]:
+            before: Content | None = head
+            while before is not None and before.epoch >= epoch:
+                before = before.parent
+            if before is not None and not began.has(before):
+                self.say("G4", f"{vm.name} starts on {machine.name} with writes that epoch {epoch} had gone on without.")
+        self._began[vm.volume_uid].append((vm.epoch, head))
 
     def _judge_recovered(self, machine: Machine, vm: Vm, head: Content) -> None:
         """What the status says of a takeover must be so: from which snapshot, and at least how much was lost."""
