@@ -91,14 +91,16 @@ class _Planner:
         good = {name: held for name, held in whole.items() if all(map(_is_enough, *_pairs(lost, held)))}
         if good:
             return self._choose(lost, dead, good)
-        # What may be lost is what cannot be reached, not what somebody who lives has merely not named yet.
-        if not lost.allow_loss or silent:
+        # What may be lost is what cannot be reached, not what somebody who lives has merely not named yet. Whoever says nothing
+        # for long has no pool any more.
+        waited_for = silent if self._now < dead.known_s + self._timings.reprotect_after_s else ()
+        if not lost.allow_loss or waited_for:
             return Park(lost, "WaitingForCopies", self._what_is_missing(lost, dead, whole, silent))
         if whole:
             return self._choose(lost, dead, whole)
         if any(volume.held for volume in lost.volumes):
             return Park(lost, "WaitingForCopies", self._what_is_missing(lost, dead, whole, silent))
-        return self._begin_empty(lost, dead)
+        return self._begin_empty(lost, dead, silent)
 
     def _holders(self, lost: Lost) -> dict[str, dict[str, Held]]:
         """The living nodes that hold something of every volume that has begun, and what."""
@@ -185,10 +187,11 @@ class _Planner:
         taken = tuple(self._taken(volume, holders[best].get(volume.name), dead) for volume in lost.volumes)
         return SeedOnto(lost, best, onto, taken, f"{lost.dead} is dead. {said}; {estimate}.")
 
-    def _begin_empty(self, lost: Lost, dead: DeadNode) -> Action:
-        """Nobody holds anything, and that may be lost."""
+    def _begin_empty(self, lost: Lost, dead: DeadNode, silent: Sequence[str]) -> Action:
+        """Nobody holds anything, and that may be lost. Who has not said so is no place for empty data."""
         size = sum(volume.size_bytes for volume in lost.volumes)
-        nodes = [self._with_promises(node) for node in self._view.nodes.values() if self._busy[node.name] < AT_ONCE]
+        others = [node for node in self._view.nodes.values() if node.name not in silent]
+        nodes = [self._with_promises(node) for node in others if self._busy[node.name] < AT_ONCE]
         fitting = [node for node in nodes if _refusal(lost, node, disk=size) is None]
         if not fitting:
             return Park(lost, "NoRoom", f"It may begin with empty data, and no node has room for it and {human_bytes(size)}.")

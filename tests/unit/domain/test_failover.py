@@ -122,6 +122,11 @@ def test_what_may_be_lost_is_not_what_somebody_who_lives_has_not_named_yet() -> 
         assert isinstance(parked, Park) and parked.reason == "WaitingForCopies" and "n3 has not said" in parked.message
         away = view(place("n2"), place("n3", ready=False), answered=("n2",))
         assert isinstance(one(wanted, away, 101.6), Recover)
+    late_s = 100.0 + USUAL.reprotect_after_s
+    mute = one(empty, view(place("n2", used=Demand(0, 4 * GIB, 1)), place("n3"), answered=("n2",)), late_s)
+    assert isinstance(mute, Recover) and mute.node == "n2", "n3 is emptier, and may hold it after all"
+    gone_on = one(older, view(answered=("n2", "n4")), late_s)
+    assert isinstance(gone_on, Recover) and gone_on.node == "n2"
 
 
 def test_without_data_the_scheduler_chooses() -> None:
