@@ -102,6 +102,7 @@ static const struct kind {
 	{"release", release_open, WITH_ROOT},
 	{"clock", clock_open, WITH_ROOT},
 	{"rehearse", rehearse_open, WITH_ROOT},
+	{"stir", stir_open, CONFIGURED | FROZEN},
 	{"freeze", freeze_open, WITH_ROOT},
 	{"thaw", thaw_open, WITH_ROOT},
 	{"shutdown", shutdown_open, EVER},

@@ -31,6 +31,7 @@ void program_kill(int number);
 /* relay.c, dns.c */
 void tcp_open(uint32_t id, const struct params *params);
 void unix_open(uint32_t id, const struct params *params);
+void stir_open(uint32_t id, const struct params *params);
 void listeners_start(void);
 
 /* identify.c, hooks.c, group.c, shutdown.c */

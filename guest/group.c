@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 enum { STANDSTILL_MS = 5000 };
+#define INTERPRETER_ALONE "/run/primordia/alone"
 
 static int folder = -1, control = -1, spare = -1; /* the last: of a group in which nobody is */
 static struct source events = {.fd = -1};
@@ -98,6 +99,30 @@ void group_rehearse(void)
 		agent_log("a thaw cannot be rehearsed: %s", strerror(errno));
 }
 
+/* Lines of one of the group's files, or -1. */
+static int lines_of(const char *name)
+{
+	char text[256];
+	int fd = openat(folder, name, O_RDONLY | O_CLOEXEC), lines = 0;
+	ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text);
+	if (fd >= 0)
+		close(fd);
+	for (ssize_t i = 0; i < size; i++)
+		lines += text[i] == '\n';
+	return size < 0 ? -1 : lines;
+}
+
+static bool has_no_groups_below(void)
+{
+	char text[256];
+	int fd = openat(folder, "cgroup.stat", O_RDONLY | O_CLOEXEC);
+	ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	if (fd >= 0)
+		close(fd);
+	text[size < 0 ? 0 : size] = 0;
+	return strncmp(text, "nr_descendants 0\n", 17) == 0;
+}
+
 static int set_frozen(char digit)
 {
 	char found = 0;
@@ -106,6 +131,22 @@ static int set_frozen(char digit)
 	if (pwrite(control, &digit, 1, 0) != 1 || pread(control, &found, 1, 0) != 1)
 		return errno;
 	return found == digit ? 0 : EIO;
+}
+
+int group_stir(void)
+{
+	struct stat alone;
+	if (!agent.frozen || lstat(INTERPRETER_ALONE, &alone) != 0 || !S_ISREG(alone.st_mode))
+		return ENOENT;
+	if (lines_of("cgroup.procs") != 1 || lines_of("cgroup.threads") != 2 || !has_no_groups_below())
+		return EBUSY;
+	return set_frozen('0');
+}
+
+void group_settle(void)
+{
+	if (agent.frozen && set_frozen('1') != 0)
+		agent_log("the user processes cannot be frozen again: %s", strerror(errno));
 }
 
 int group_thaw(void)

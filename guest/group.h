@@ -21,4 +21,9 @@ int group_thaw(void);
 /* Freeze and thaw a group of nobody: the first time costs a fork 2 ms. */
 void group_rehearse(void);
 
+/* While all stand: let the warmed interpreter go on, if the file that it made says that nothing but its two threads that
+ * wait would, and nobody else is in the group. 0 or an errno. `group_settle` ends it. */
+int group_stir(void);
+void group_settle(void);
+
 #endif

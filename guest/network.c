@@ -148,15 +148,25 @@ static void add_default_route(struct batch *batch, int index, struct in_addr gat
 	add(batch, RTA_OIF, &index, sizeof index);
 }
 
+static int hex_digit(char letter)
+{
+	if (letter >= '0' && letter <= '9')
+		return letter - '0';
+	letter |= 0x20;
+	return letter >= 'a' && letter <= 'f' ? letter - 'a' + 10 : -1;
+}
+
+/* By hand: the way through sscanf alone would cost a fork milliseconds. */
 static bool parse_mac(const char *text, uint8_t mac[6])
 {
-	unsigned part[6];
-	char rest;
-	if (text == NULL ||
-	    sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &part[0], &part[1], &part[2], &part[3], &part[4], &part[5], &rest) != 6)
+	if (text == NULL || strlen(text) != 17)
 		return false;
-	for (int i = 0; i < 6; i++)
-		mac[i] = part[i];
+	for (int i = 0; i < 6; i++, text += 3) {
+		int high = hex_digit(text[0]), low = hex_digit(text[1]);
+		if (high < 0 || low < 0 || text[2] != (i < 5 ? ':' : 0))
+			return false;
+		mac[i] = high << 4 | low;
+	}
 	return true;
 }
 

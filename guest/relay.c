@@ -7,6 +7,7 @@
 #include "bytes.h"
 #include "calls.h"
 #include "dns.h"
+#include "group.h"
 #include "loop.h"
 
 #include <arpa/inet.h>
@@ -31,6 +32,7 @@ struct relay {
 	struct timer timer;
 	struct bytes pending; /* from the host, for the socket */
 	bool connecting, readable, read_ended, write_ending, write_ended, gone;
+	bool stirred; /* the interpreter goes on for as long as this lasts */
 };
 
 static void relay_free(struct relay *relay)
@@ -145,6 +147,8 @@ static void on_gone(struct stream *stream, bool by_host)
 {
 	struct relay *relay = OWNER(stream, struct relay, stream);
 	relay->gone = true;
+	if (relay->stirred)
+		group_settle();
 	if (!by_host || relay->connecting) {
 		relay_free(relay);
 		return;
@@ -205,24 +209,53 @@ void tcp_open(uint32_t id, const struct params *params)
 	timer_set(&relay->timer, CONNECT_MS, connect_late);
 }
 
+/* NULL with an errno. */
+static struct relay *unix_connect(const char *path, int *error)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	strcpy(address.sun_path, path);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	*error = fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0 ? errno : 0;
+	struct relay *relay = *error ? NULL : relay_new(fd);
+	if (*error && fd >= 0)
+		close(fd);
+	*error = relay || *error ? *error : ENOMEM;
+	return relay;
+}
+
 void unix_open(uint32_t id, const struct params *params)
 {
 	const char *path = params_get(params, "path");
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	if (path == NULL || *path != '/' || strlen(path) >= sizeof address.sun_path) {
-		call_refused(id, EINVAL, "unix needs an absolute path of less than %zu bytes", sizeof address.sun_path);
+	int error;
+	if (path == NULL || *path != '/' || strlen(path) >= sizeof ((struct sockaddr_un *)0)->sun_path) {
+		call_refused(id, EINVAL, "unix needs an absolute path of less than %zu bytes", sizeof ((struct sockaddr_un *)0)->sun_path);
 		return;
 	}
-	strcpy(address.sun_path, path);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	int error = fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0 ? errno : 0;
-	struct relay *relay = error ? NULL : relay_new(fd);
+	struct relay *relay = unix_connect(path, &error);
 	if (relay == NULL) {
-		if (error && fd >= 0)
-			close(fd);
-		call_refused(id, error ? error : ENOMEM, "cannot connect to %s", path);
+		call_refused(id, error, "cannot connect to %s", path);
 		return;
 	}
+	stream_accept(&relay->stream, id, &relay_ops);
+	stream_opened(&relay->stream);
+}
+
+/* As `unix` to the warmed interpreter, which goes on meanwhile although the user processes stand. */
+void stir_open(uint32_t id, const struct params *params)
+{
+	(void)params;
+	int error = group_stir();
+	if (error) {
+		call_refused(id, error, "no interpreter waits here alone");
+		return;
+	}
+	struct relay *relay = unix_connect(INTERPRETER_SOCKET, &error);
+	if (relay == NULL) {
+		group_settle();
+		call_refused(id, error, "cannot connect to the interpreter");
+		return;
+	}
+	relay->stirred = true;
 	stream_accept(&relay->stream, id, &relay_ops);
 	stream_opened(&relay->stream);
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from primordia.bench import templates
 from primordia.client import BoxGoneError, CommandTimeoutError, MissingPathError, connect, deleted
 from primordia.host import leftovers
 from primordia.kit import ids
@@ -38,7 +39,11 @@ async def test_a_box_its_code_and_its_children(cli: Cli, tmp_path: Path) -> None
     done = await cli("run", "--rm", "-q", "--template", "py", "-e", "A=7", "--", "sh", "-c", "echo $A; exit 3")
     assert (done.code, done.out) == (3, "7\n")
     async with asyncio.timeout(DEADLINE_S), connect(tmp_path / "config") as soup:
+        await templates.full(soup, "py", 1)
         async with soup.box("py", name="mine", ttl=600) as box:
+            assert box.warm
+            # Threads are numbered: its interpreter ran two requests of our own while it waited.
+            assert (await box.run_code("import threading; threading.Thread().name")).text == "'Thread-7'"
             assert await cli.good("exec", "mine", "--", "echo", "hi") == "hi\n"
             assert "Expires" in await cli.good("describe", "context", "mine")
             assert (await box.run_code("x = 41; json.dumps(x + 1)")).text == "'42'"

@@ -195,7 +195,11 @@ class Guest(Protocol):
         """
 
     async def rehearse(self) -> None:
-        """Have a prepared guest run an exec of its agent's own, for the way to be warm; user processes stand if they stood."""
+        """Have a prepared guest run an exec of its agent's own, for the way to be warm; user processes stand if they stood.
+
+        A warmed interpreter runs a little of its own code too, where it is the only user process and nothing else of it would
+        run; it stands again then. Only for a guest that waits under an identity that it had confirmed as a `rehearsal`.
+        """
 
     async def configure(self, config: GuestConfig) -> None:
         """A cold boot: prepare and identify. May be repeated until it has succeeded once (then: EALREADY)."""

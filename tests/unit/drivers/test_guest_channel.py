@@ -23,6 +23,7 @@ from primordia.drivers.guest_channel.pace import (
     Crowd,
     Pace,
 )
+from primordia.drivers.guest_channel.rehearsing import rehearse_interpreter
 from primordia.ports.guest import ByteStream, ExitStatus, GuestError, GuestGoneError, GuestIdentity, Program
 from primordia.wire.guest_frames import (
     GUEST_STREAMS_MAX,
@@ -369,3 +370,41 @@ async def test_a_clock_that_was_set_too_late_is_set_again_before_anybody_is_let_
     assert tries <= 0
     agent.send(Frame(FrameType.CLOSE, opened.stream, encode_params([("ok_thawed", "9"), ("ok_hooks", "0")])))
     assert await call == ("clock", "network", "thawed", "hooks")
+
+
+class Answers:
+    """A connection to an interpreter that says what it was told to say, in pieces."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+        self.asked: list[bytes] = []
+
+    async def read(self, limit: int = 65536) -> bytes:
+        return self.pieces.pop(0) if self.pieces else b""
+
+    async def write(self, data: bytes) -> None:
+        self.asked.append(data)
+
+    async def end(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def frame_of(text: bytes) -> bytes:
+    return len(text).to_bytes(4, "big") + text
+
+
+async def test_an_interpreter_is_asked_twice_to_rehearse() -> None:
+    out, done = frame_of(b'{"id": 0, "stdout": "{}"}'), frame_of(b'{"id": 0, "done": true}')
+    said = out + done + out + done
+    stream = Answers(*(said[at : at + 7] for at in range(0, len(said), 7)))
+    await rehearse_interpreter(stream)
+    assert stream.asked == [frame_of(b'{"id": 0, "rehearse": true}')] * 2
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"\x00", b"\xff\xff\xff\xff", frame_of(b"["), frame_of(b"[" * 60000), frame_of(b"{}"), frame_of(b"[1]")]
+)
+async def test_what_is_no_rehearsal_is_an_error(said: bytes) -> None:
+    with pytest.raises(GuestError, match="does not rehearse"):
+        await rehearse_interpreter(Answers(said))

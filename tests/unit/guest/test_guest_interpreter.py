@@ -57,7 +57,11 @@ class Connection:
 
     def run(self, code: str, **more: Any) -> tuple[Message, str, str]:
         """The last message, and all of standard output and error."""
-        self.ask(code=code, **more)
+        return self.answer(code=code, **more)
+
+    def answer(self, **request: Any) -> tuple[Message, str, str]:
+        """The same for any request."""
+        self.ask(**request)
         out = err = ""
         while not (message := self.hear()).get("done"):
             out += message.get("stdout", "")
@@ -194,6 +198,39 @@ def test_a_fork_draws_what_no_other_draws(interpreter: Warmed, client: Connectio
     client.ask(reseed=True)
     assert client.hear() == {"done": True, "result": None, "error": None}
     assert client.run("random.random()")[0]["result"] != same
+
+
+def test_a_rehearsal_leaves_nothing_and_seeds_anew(interpreter: Warmed, client: Connection) -> None:
+    """It is run by a fork that waits, whose boot id is new already, and again new when it is claimed."""
+    assert (interpreter.folder / "alone").exists()
+    client.run("import gc, linecache; found = sorted(globals()), len(linecache.cache)")
+    draws = []
+    for boot_id in ("waiting\n", "claimed\n"):
+        interpreter.boot_id.write_text(boot_id)
+        for _ in range(2):
+            last, out, err = client.answer(rehearse=True)
+            assert (last, err) == ({"done": True, "result": "['0.143']", "error": None}, "")
+            assert json.loads(out)["error"] == "KeyError('none')"
+        draws.append(client.run("random.random()")[0]["result"])
+    assert draws[0] != draws[1]
+    after = client.run("[name for name in globals() if name not in found[0]], gc.isenabled(), len(linecache.cache) - found[1]")
+    assert after[0]["result"] == "(['found', '_'], True, 3)"  # what the two draws and this very request left
+
+
+@pytest.mark.parametrize(
+    "warm_up",
+    [
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+        "import signal\nsignal.signal(signal.SIGALRM, lambda *seen: None)\nsignal.alarm(99)",
+        "import signal\nsignal.setitimer(signal.ITIMER_PROF, 99)",
+        "import subprocess\nchild = subprocess.Popen(['true'])",
+        "import gc\ngc.callbacks.append(lambda *seen: None)",
+        "import sys\nsys.setprofile(lambda *seen: None)",
+    ],
+)
+def test_a_warm_up_that_left_something_going_is_not_alone(tmp_path: Path, warm_up: str) -> None:
+    with warmed(tmp_path, warm_up):
+        assert not (tmp_path / "alone").exists()
 
 
 def test_code_that_runs_while_its_guest_is_forked_goes_on_in_the_child(interpreter: Warmed) -> None:

@@ -22,6 +22,7 @@ from primordia.drivers.guest_channel.calls import (
 )
 from primordia.drivers.guest_channel.channel import Channel, greet
 from primordia.drivers.guest_channel.pace import Crowd
+from primordia.drivers.guest_channel.rehearsing import rehearse_interpreter
 from primordia.drivers.guest_channel.stream import Duplex, Stream
 from primordia.ports.guest import (
     ByteStream,
@@ -103,6 +104,18 @@ class ChannelGuest:
         return tuple(done.spent_us)
 
     async def rehearse(self) -> None:
+        await self._rehearse_exec()
+        try:
+            stream = Duplex(await self._opened("stir", []))
+        except GuestError:
+            return  # no interpreter waits there alone
+        try:
+            await rehearse_interpreter(stream)
+        finally:
+            await stream.close()
+        await self.freeze()
+
+    async def _rehearse_exec(self) -> None:
         session = ChannelExec(await self._opened("rehearse", []))
         try:
             async for _ in session.output():

@@ -181,11 +181,20 @@ class Births:
     async def _wake_up(self, fork: Fork, birth: Birth, live: Live) -> tuple[str, ...]:
         if birth.settle:
             await self._services.network_keeper.settled()
-        if fork.warm:
-            await fork.machine.resume()
-        said = await fork.guest.identify(identity_of(self._services, birth.person))
+        said = await self._identified(fork, birth)
         check_confirmed(birth.person, said)
         return tuple(said)
+
+    async def _identified(self, fork: Fork, birth: Birth) -> tuple[str, ...]:
+        """It goes on, and finds there what it is told; the first failure ends the other."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                if fork.warm:
+                    group.create_task(fork.machine.resume(), name="resume")
+                telling = group.create_task(fork.guest.identify(identity_of(self._services, birth.person)), name="identify")
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from failures
+        return telling.result()
 
     def _confirmed(self, live: Live, confirmed: tuple[str, ...], begin_s: float) -> None:
         """It is who it is to be: the next daemon may go on with it."""
