@@ -8,7 +8,6 @@ until it refuses one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 
 from primordia.bench import idle, templates
@@ -47,8 +46,9 @@ async def measure(ground: Ground, rounds: int, progress: Progress) -> list[Figur
             used = await _pss_mb(ground)
             cores = await _idle_cores(ground, count)
             progress("density: as many as fit")
-            await _fill(ground, template, boxes, most)
+            refusal = await _fill(ground, template, boxes, most)
             fitting = len(boxes)
+            progress(f"density: {fitting} fit. {refusal}")
         finally:
             await _kill_all(boxes)
     return [
@@ -82,11 +82,24 @@ async def _idle_cores(ground: Ground, count: int) -> list[float]:
     return samples
 
 
-async def _fill(ground: Ground, template: str, boxes: list[Box], most: int) -> None:
-    """Claim until the node refuses, or there are so many."""
-    with contextlib.suppress(CapacityError):
-        while len(boxes) < most:
-            boxes.append(await ground.client.box(template))
+async def _fill(ground: Ground, template: str, boxes: list[Box], most: int) -> str:
+    """Claim, several at once, until the node refuses, or there are so many. Returns the words with which it refused."""
+    left = iter(range(most - len(boxes)))
+    refusals: list[str] = []
+
+    async def claim() -> None:
+        for _ in left:
+            if refusals:
+                return
+            try:
+                boxes.append(await ground.client.box(template))
+            except CapacityError as error:
+                refusals.append(str(error))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(_AT_ONCE):
+            group.create_task(claim(), name="fill")
+    return refusals[0] if refusals else f"{most} were all that was asked for."
 
 
 async def _kill_all(boxes: list[Box]) -> None:

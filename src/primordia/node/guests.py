@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
 from primordia.domain.probes import Readiness
 from primordia.kit.deadline import within
@@ -57,13 +58,13 @@ class GuestLinks:
         """What the main program does. Raises GuestGoneError, GuestError, TimeoutError."""
         return await within(self._services.clock, self._services.settings.call_deadline_s, guest.main_state())
 
-    def watch(self, live: Live, guest: Guest) -> None:
-        """The main program runs: follow everything about it."""
+    def watch(self, live: Live, guest: Guest, told: Mapping[str, str] | None = None) -> None:
+        """The main program runs: follow everything about it. `told` are the names of peers that it has been given just now."""
         tasks = live.guest_tasks
         tasks.start(self._watch_link(live, guest), name="link")
         tasks.start(self._watch_main(live, guest), name="main")
         live.log_task = tasks.start(self._follow_log(live, guest), name="log")
-        tasks.start(self._push_hosts(live, guest), name="hosts")
+        tasks.start(self._push_hosts(live, guest, told), name="hosts")
         tasks.start(self._probe(live, guest), name="probe")
 
     async def disconnect(self, live: Live) -> None:
@@ -161,9 +162,9 @@ class GuestLinks:
         except PrimordiaError as error:
             log.debug("%s: the log stops: %s", live.title, error)
 
-    async def _push_hosts(self, live: Live, guest: Guest) -> None:
+    async def _push_hosts(self, live: Live, guest: Guest, told: Mapping[str, str] | None) -> None:
         """Give the guest the names of its peers whenever they change."""
-        pushed: dict[str, str] | None = None
+        pushed = told
         while True:
             live.hosts_changed.clear()
             if live.peers != pushed:

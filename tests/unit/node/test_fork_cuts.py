@@ -98,7 +98,7 @@ def cuts(tmp_path: Path, prepare: Prepare, act: Act, *, after: bool) -> int:
 
 @pytest.mark.parametrize("after", [False, True])
 def test_a_claim_that_is_cut_off_anywhere_leaves_no_twin(tmp_path: Path, after: bool) -> None:
-    assert cuts(tmp_path, a_pool, claim, after=after) > 4
+    assert cuts(tmp_path, a_pool, claim, after=after) > 3  # resume, identify, the transaction; the pool waits
 
 
 @pytest.mark.parametrize("after", [False, True])

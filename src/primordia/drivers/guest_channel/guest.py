@@ -105,6 +105,7 @@ class ChannelGuest:
 
     async def rehearse(self) -> None:
         await self._rehearse_exec()
+        await self._rehearse_following()
         try:
             stream = Duplex(await self._opened("stir", []))
         except GuestError:
@@ -114,6 +115,12 @@ class ChannelGuest:
         finally:
             await stream.close()
         await self.freeze()
+
+    async def _rehearse_following(self) -> None:
+        """What is asked of a guest as soon as it is somebody, and else would stand in the way of its first command."""
+        await self._call("main_state")
+        for kind, params in (("wait_main", []), ("logs", [("offset", "0")])):
+            (await self._opened(kind, params)).drop()
 
     async def _rehearse_exec(self) -> None:
         session = ChannelExec(await self._opened("rehearse", []))

@@ -82,7 +82,7 @@ class Births:
             async with self._gate:
                 live = self._enter(fork, birth)
                 confirmed = await self._confirm_and_write(fork, birth, live)
-                self._confirmed(live, confirmed, begin_s)
+                self._confirmed(birth, live, confirmed, begin_s)
         except BaseException:
             await to_the_end(self._undo(fork, birth, live))
             raise
@@ -196,7 +196,7 @@ class Births:
             raise _first(failures) from failures
         return telling.result()
 
-    def _confirmed(self, live: Live, confirmed: tuple[str, ...], begin_s: float) -> None:
+    def _confirmed(self, birth: Birth, live: Live, confirmed: tuple[str, ...], begin_s: float) -> None:
         """It is who it is to be: the next daemon may go on with it."""
         assert live.record.run is not None
         boot_ms = round((self._services.clock.boottime() - begin_s) * 1000, 1)
@@ -204,7 +204,7 @@ class Births:
         record = msgspec.structs.replace(live.record, run=run)
         self._services.records.save_for_this_boot(record)
         live.record = record
-        self._executor.links.watch(live, _guest_of(live))
+        self._executor.links.watch(live, _guest_of(live), birth.person.hosts)
 
     async def _undo(self, fork: Fork, birth: Birth, live: Live | None) -> None:
         """Leave nothing, and never let that hide why."""

@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 _REHEARSALS = 5
 """Of a claim; under emulation they take 80, 13, 6, 4 and 3 ms."""
-_NOBODY = "x"
-"""Shorter than any name to come: a file that becomes shorter costs more."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +112,14 @@ class Forker:
         return fork
 
     async def _rehearse(self, fork: Fork, practise: bool) -> None:
-        """The claim comes last, as it will: what runs after it costs it half of what it gained."""
-        person = Person(fork.uid, _NOBODY, fork.address, search=("nowhere",))
+        """The claim comes last, as it will: what runs after it costs it half of what it gained.
+
+        The passing name becomes longer each time, as it will in the end, for so do the files that have it.
+        """
         clock, deadline_s = self._services.clock, self._services.settings.fork_deadline_s
         for turn in range(_REHEARSALS):
+            name = "x" * (turn + 1)
+            person = Person(fork.uid, name, fork.address, search=(name,))
             identity = replace(identity_of(self._services, person), rehearsal=True)
             await within(clock, deadline_s, fork.guest.identify(identity))
             if practise and turn == 0:

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 _LATELY_S = 60.0
 _AFTER_FAILURE_S = 5.0
-_QUIET_S = 0.3
+_QUIET_S, _MOMENT_S = 1.0, 0.3
+"""How long whoever has claimed a fork has the processors for itself: while others wait, and when it was the last."""
 _PRACTISED = 2
 """How many of a template's waiting forks have rehearsed an exec: it halves the time of the first command and costs 7 MB."""
 
@@ -61,6 +62,7 @@ class ForkPool:
         self._on_failure = on_failure
         self._basins: dict[str, _Basin] = {}
         self._arriving = ""
+        self._taken_s = 0.0
         self._wake = asyncio.Event()
         self._tasks = TaskSet("pool")
         self.changed = asyncio.Event()
@@ -99,6 +101,7 @@ class ForkPool:
         basin.waiting.remove(entry)
         fork, watch = entry
         watch.cancel()
+        self._taken_s = now
         self.changed.set()
         return fork
 
@@ -141,11 +144,11 @@ class ForkPool:
     # ------------------------------------------------------------ inside
 
     def _until_quiet(self) -> float:
-        """Seconds until nobody has claimed for a moment, where somebody may still find one that waits."""
+        """Seconds until the first moments of whoever has claimed one are over. An empty pool waits for no further claims."""
+        now = self._services.clock.boottime()
         if not any(basin.waiting for basin in self._basins.values()):
-            return 0.0
-        last_s = max((basin.claims[-1] for basin in self._basins.values() if basin.claims), default=0.0)
-        return last_s + _QUIET_S - self._services.clock.boottime()
+            return self._taken_s + _MOMENT_S - now
+        return max((basin.claims[-1] for basin in self._basins.values() if basin.claims), default=0.0) + _QUIET_S - now
 
     def _views(self) -> list[planner.Pool]:
         now = self._services.clock.boottime()
