@@ -16,7 +16,7 @@ from volumes_contract import SIZE, Corrupt, VolumesContract, broken_off_after
 from primordia.domain.ranges import total
 from primordia.drivers.volumes_btrfs import disk, ioctl
 from primordia.drivers.volumes_btrfs.driver import BtrfsVolumes
-from primordia.drivers.volumes_btrfs.records import JournalWriter
+from primordia.drivers.volumes_btrfs.journal import JournalWriter
 from primordia.kit.errors import TemporaryError
 from primordia.ports.volumes import Partial, Piece
 from primordia.testing.volumes import RealPool, carry, content, put, real_pool, stream

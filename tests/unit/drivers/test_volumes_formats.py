@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import struct
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from primordia.domain.ranges import Range
 from primordia.domain.snapshots import CHUNK_BYTES, Delta, Manifest
-from primordia.drivers.volumes_btrfs import health, ioctl, pool, records
-from primordia.drivers.volumes_btrfs.records import DamagedError, JournalWriter, Record, Restoring
+from primordia.drivers.volumes_btrfs import health, ioctl, journal, pool, records
+from primordia.drivers.volumes_btrfs.journal import JournalWriter
+from primordia.drivers.volumes_btrfs.records import DamagedError, Record, Restoring
 from primordia.kit.errors import UnsupportedError
 from primordia.ports.volumes import Piece
 
@@ -36,22 +41,80 @@ def test_records_come_back_or_are_damaged(tmp_path: Path) -> None:
         records.decode(b"", Manifest, tmp_path)
 
 
-def test_a_journal_comes_back_or_is_damaged(tmp_path: Path) -> None:
-    path, pieces = tmp_path / "journal", [Piece(Range(0, 4096), b"x" * 4096), Piece(Range(8192, 4096), b"")]
-    writer = JournalWriter(path, Delta(MANIFEST, "", MANIFEST.changed))
+LARGE = (Range(0, 4096), Range(8192, 4096), Range(CHUNK_BYTES, 3 * CHUNK_BYTES))
+NOISE = random.Random(3).randbytes(3 * CHUNK_BYTES)
+PIECES = [
+    Piece(LARGE[0], b"x" * 4096),
+    Piece(LARGE[1], b""),
+    Piece(Range(CHUNK_BYTES, CHUNK_BYTES), NOISE[:CHUNK_BYTES]),
+    Piece(Range(2 * CHUNK_BYTES, 17), NOISE[CHUNK_BYTES : CHUNK_BYTES + 17]),
+    Piece(Range(2 * CHUNK_BYTES + 17, CHUNK_BYTES), NOISE[CHUNK_BYTES + 17 : 2 * CHUNK_BYTES + 17]),
+    Piece(Range(3 * CHUNK_BYTES + 17, CHUNK_BYTES - 17), NOISE[2 * CHUNK_BYTES + 17 :]),
+]
+DELTA = Delta(replace(MANIFEST, size_bytes=4 * CHUNK_BYTES, changed=LARGE), "", LARGE)
+
+
+def write_journal(path: Path, pieces: Sequence[Piece] = PIECES) -> bytes:
+    writer = JournalWriter(path, DELTA)
     for piece in pieces:
         writer.append(piece)
     writer.finish()
-    assert records.read_header(path).manifest == MANIFEST
-    assert list(records.read_journal(path)) == pieces
-    whole = path.read_bytes()
-    for at in (*range(0, len(whole), 97), len(whole) - 1):
+    return path.read_bytes()
+
+
+def test_a_journal_comes_back_or_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    whole = write_journal(path)
+    assert journal.read_header(path) == DELTA
+    parts = list(journal.read_parts(path))
+    shared = {piece.range.offset for piece, at in parts if at >= 0}
+    assert shared == {CHUNK_BYTES}, "what is large and lies in whole blocks is shared"
+    for (piece, at), expected in zip(parts, PIECES, strict=True):
+        assert piece.range == expected.range
+        assert at % 4096 == 0 or at == -1
+        data = piece.data if at < 0 else whole[at : at + piece.range.length]
+        assert data == expected.data
+    for at in (*range(0, len(whole), 997), len(whole) - 1):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(DamagedError):
-            list(records.read_journal(path))
+            list(journal.read_parts(path))
         path.write_bytes(whole[:at])
         with pytest.raises(DamagedError):
-            list(records.read_journal(path))
+            list(journal.read_parts(path))
+
+
+def test_a_journal_goes_on_wherever_it_was_cut_off(tmp_path: Path) -> None:
+    """It becomes the very same file."""
+    path = tmp_path / "journal"
+    whole = write_journal(path)
+    begin = len(journal.header_of(DELTA))
+    ends = [begin] + [whole.index(each.data, begin) + len(each.data) for each in PIECES if each.data]
+    seen = set()
+    for at in (*range(begin, len(whole) - 32, 499), *(end + more for end in ends for more in (0, 1, 13, 14))):
+        path.write_bytes(whole[: min(at, len(whole) - 32)])
+        done = journal.partial_of(path).bytes_done
+        found: list[Piece] = []
+        writer = JournalWriter(path, DELTA, found.append)
+        assert found == PIECES[: len(found)]
+        assert sum(each.range.length for each in found) == done
+        for piece in PIECES[len(found) :]:
+            writer.append(piece)
+        writer.finish()
+        assert path.read_bytes() == whole
+        seen.add(len(found))
+    assert seen == set(range(len(PIECES) + 1))
+    path.write_bytes(whole[: begin - 1])
+    with pytest.raises(DamagedError):
+        journal.partial_of(path)
+
+
+def test_a_journal_of_an_older_version_is_read(tmp_path: Path) -> None:
+    """It has every piece behind its header, whatever its size."""
+    path, content = tmp_path / "journal", journal.header_of(DELTA)
+    for piece in PIECES:
+        content += struct.pack("<QIB", *piece.range, bool(piece.data)) + piece.data
+    path.write_bytes(content + blake3(content).digest())
+    assert [part.piece for part in journal.read_parts(path)] == PIECES
 
 
 def test_extents_of_an_answer() -> None:

@@ -25,8 +25,9 @@ from primordia.domain import ranges as spans
 from primordia.domain import snapshots as rules
 from primordia.domain.ranges import Range
 from primordia.domain.snapshots import Delta, Manifest
-from primordia.drivers.volumes_btrfs import health, ioctl, records
+from primordia.drivers.volumes_btrfs import health, ioctl
 from primordia.drivers.volumes_btrfs.intake import Intake
+from primordia.drivers.volumes_btrfs.journal import partial_of
 from primordia.drivers.volumes_btrfs.layout import Layout, discard
 from primordia.drivers.volumes_btrfs.records import DamagedError, Record
 from primordia.drivers.volumes_btrfs.volume import Volume, forget, new_volume, pieces_of
@@ -310,7 +311,7 @@ class BtrfsVolumes:
         """What was being received goes on later, as far as it can be read."""
         for journal in self._incoming.iterdir():
             try:
-                partial = records.partial_of(journal)
+                partial = partial_of(journal)
             except DamagedError:
                 journal.unlink()
                 continue

@@ -13,7 +13,7 @@ from pathlib import Path
 from primordia.domain.ranges import Cover
 from primordia.domain.snapshots import CHUNK_BYTES, Delta
 from primordia.drivers.volumes_btrfs.disk import Overlay
-from primordia.drivers.volumes_btrfs.records import JournalWriter
+from primordia.drivers.volumes_btrfs.journal import JournalWriter
 from primordia.kit import chunk_hash
 from primordia.kit.errors import InvalidError
 from primordia.ports.volumes import PIECE_BYTES, Piece

@@ -17,7 +17,7 @@ from primordia.domain import ranges as spans
 from primordia.domain import snapshots as rules
 from primordia.domain.ranges import Range
 from primordia.domain.snapshots import CHUNK_BYTES, Delta, Manifest
-from primordia.drivers.volumes_btrfs import disk, ioctl, records
+from primordia.drivers.volumes_btrfs import disk, ioctl, journal, records
 from primordia.drivers.volumes_btrfs.layout import DISK, Layout, discard
 from primordia.drivers.volumes_btrfs.records import DamagedError, Record, Restoring
 from primordia.drivers.volumes_btrfs.traces import Traces, traces_of
@@ -114,7 +114,7 @@ class Volume:
     def pending(self) -> Delta | None:
         """The delta that was accepted and is not published."""
         try:
-            return records.read_header(self.at.pending)
+            return journal.read_header(self.at.pending)
         except FileNotFoundError:
             return None
         except DamagedError:
@@ -356,8 +356,7 @@ class Volume:
         try:
             with disk.opened(self.at.building / DISK, os.O_RDWR | os.O_CREAT) as descriptor:
                 os.ftruncate(descriptor, said.size_bytes)
-                for piece in records.read_journal(self.at.pending):
-                    disk.write_piece(descriptor, piece)
+                self._lay(descriptor)
                 disk.hash_chunks(descriptor, table, spans.chunks_of(delta.ranges, CHUNK_BYTES))
                 os.fsync(descriptor)
             if chunk_hash.root_of(said.size_bytes, table) != said.root:
@@ -370,6 +369,15 @@ class Volume:
             files.quarantine(self.at.pending)
             raise
         return table
+
+    def _lay(self, descriptor: int) -> None:
+        """Put what waits into a disk: what lies in whole blocks is shared, the rest is written."""
+        with disk.opened(self.at.pending) as source:
+            for piece, at in journal.read_parts(self.at.pending):
+                if at < 0:
+                    disk.write_piece(descriptor, piece)
+                else:
+                    disk.share(source, at, descriptor, piece.range)
 
     def _write_table(self, number: int, table: bytearray) -> None:
         """Not durable, which would cost two more fsyncs at each cut: a table that is not right is known by the root."""
