@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from primordia.drivers.volumes_btrfs import ioctl
+from primordia.drivers.volumes_btrfs import disk, ioctl
 from primordia.drivers.volumes_memory import MemoryVolumes
 from primordia.node.volumes.disks import Disks
 from primordia.testing.volumes import BLOCK, RealPool, carry, content, put, real_pool, stream
@@ -184,3 +184,42 @@ async def test_a_power_cut_between_any_two_steps(pool: RealPool, owner: MemoryVo
         for manifest in await pool.volumes.snapshots("a"):
             assert await content(pool.volumes, "a", manifest.number) == await content(owner, "a", manifest.number)
     assert numbers == [1, 2, 3]
+
+
+async def test_a_power_cut_while_a_large_delta_is_laid(pool: RealPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its blocks are the journal's own: whatever the moment, what was acknowledged is whole, and so is the snapshot before."""
+    (tmp_path / "owner").mkdir()
+    owner = MemoryVolumes(tmp_path / "owner")
+    await owner.create("a", 8 * SIZE)
+    for number in (1, 2):
+        await put(await owner.disk("a"), number * BLOCK, os.urandom(6 * SIZE + 100))
+        await owner.cut("a", epoch=1)
+    pictures: list[Path] = []
+
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            pictures.append(pool.picture(str(len(pictures))))
+            return real(*args, **kwargs)
+
+        return call
+
+    await carry(owner, pool.volumes, "a", 1)
+    with monkeypatch.context() as watch:
+        for what, name in ((os, "fsync"), (Path, "rename"), (Path, "unlink"), (ioctl, "snapshot"), (ioctl, "set_readonly")):
+            watch.setattr(what, name, watched(getattr(what, name)))
+        watch.setattr(disk, "share", watched(disk.share))
+        await acknowledge(pool, owner, 2)
+        accepted = len(pictures)
+        await pool.volumes.settle("a")
+        pictures.append(pool.picture("end"))
+    assert len(pictures) - accepted > 6 + 5, "the pieces are shared"
+
+    for step, picture in enumerate(pictures):
+        await pool.become(picture)
+        held = await pool.volumes.find("a")
+        assert held is not None
+        assert max(held.newest, held.pending) == 2 or step < accepted
+        await pool.volumes.settle("a")
+        for manifest in await pool.volumes.snapshots("a"):
+            assert await pool.volumes.verify("a", manifest.number) == ()
+            assert await content(pool.volumes, "a", manifest.number) == await content(owner, "a", manifest.number)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from primordia.kit.clock import Clock
-from primordia.kit.errors import AlreadyExistsError, ConflictError, NotFoundError, PermanentError
+from primordia.kit.errors import AlreadyExistsError, ConflictError, NotFoundError, PermanentError, PrimordiaError
 from primordia.kit.ids import new_uid, suffix
 from primordia.ports.store import (
     CompactedError,
@@ -182,14 +182,30 @@ class Registry:
         return stored
 
     async def mutate(
-        self, kind: type[R], name: str, namespace: str, change: Callable[[R], R | None], *, status: bool = False
+        self,
+        kind: type[R],
+        name: str,
+        namespace: str,
+        change: Callable[[R], R | None],
+        *,
+        status: bool = False,
+        known: R | None = None,
     ) -> R:
         """Read, change, compare, retry. `change` gives the wanted object, or None for none; it may be called again.
+
+        With `known`, a version that may be old, the first reading is left out: if it is old, what is written says so. Nothing
+        but a write is decided by it.
 
         Raises NotFoundError, and ConflictError when others kept changing it all the time.
         """
         rule = rules.with_status if status else rules.updated
-        current = await self.get(kind, name, namespace)
+        current: R | None = None
+        if known is not None and (hoped := _hoped(change, rule, known)) != known:
+            written, current = await self._replace(known, hoped)
+            if written:
+                return current
+        if current is None:
+            current = await self.get(kind, name, namespace)
         for _ in range(_TRIES):
             wanted = change(current)
             if wanted is None:
@@ -344,6 +360,16 @@ def unchanged(obj: Resource) -> Compare:
 def same(obj: Resource, create_revision: int) -> Compare:
     """A guard that holds while the object is the one created at that revision, whatever changed in it since."""
     return Compare(keys.key_of_object(obj), "create", create_revision)
+
+
+def _hoped(change: Callable[[R], R | None], rule: Rule, known: R) -> R:
+    """What is wanted in the place of a version that may be old; that itself where it is refused or left."""
+    try:
+        wanted = change(known)
+    except PrimordiaError:
+        return known
+    hoped: R = known if wanted is None else rule(known, wanted)
+    return hoped
 
 
 def _check(current: Resource, uid: str, resource_version: str) -> None:

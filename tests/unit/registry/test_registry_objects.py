@@ -169,6 +169,44 @@ async def test_mutate_reads_again_when_it_lost(registry: Registry) -> None:
     assert (done.status.address, done.metadata.labels) == ("a", {"other": "x"})
 
 
+async def test_mutate_of_what_is_known_reads_nothing_while_that_is_true(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await registry.create(node("n1"))
+    seen: list[str] = []
+
+    def change(obj: Node) -> Node:
+        seen.append(obj.metadata.resource_version)
+        return with_metadata(obj, labels={**obj.metadata.labels, str(len(seen)): "x"})
+
+    async def never(key: str) -> None:
+        raise AssertionError(f"{key} was read")
+
+    with monkeypatch.context() as blind:
+        blind.setattr(registry.store, "get", never)
+        second = await registry.mutate(Node, "n1", "", change, known=made)
+        third = await registry.mutate(Node, "n1", "", change, known=made)  # which it is no more
+    assert seen == [made.metadata.resource_version, made.metadata.resource_version, second.metadata.resource_version]
+    assert set(third.metadata.labels) == {"1", "3"}
+    assert third == await registry.get(Node, "n1")
+
+
+async def test_what_is_only_believed_refuses_nothing(registry: Registry) -> None:
+    made = await registry.create(node("n1"))
+    now = await registry.mutate(Node, "n1", "", lambda obj: with_metadata(obj, labels={"ready": "x"}))
+
+    def change(obj: Node) -> Node | None:
+        if not obj.metadata.labels:
+            raise ConflictError("It is not ready.")
+        return with_metadata(obj, labels={"done": "x"})
+
+    assert (await registry.mutate(Node, "n1", "", change, known=made)).metadata.labels == {"done": "x"}
+    assert (await registry.mutate(Node, "n1", "", lambda obj: None, known=now)).metadata.labels == {"done": "x"}
+    with pytest.raises(NotFoundError):
+        await registry.delete(Node, "n1")
+        await registry.mutate(Node, "n1", "", change, known=made)
+
+
 async def test_mutate_may_decide_against_it(registry: Registry) -> None:
     made = await registry.create(node())
     assert await registry.mutate(Node, "n1", "", lambda _: None) == made

@@ -176,16 +176,20 @@ class Syncs:
         copied_s = self._clock.boottime()
         shared.waits_for, shared.number = "the engine to record it", 0
         at = timestamp(self._clock.wall())
-        stored = await self.record(volume, LastSync(epoch=manifest.epoch, number=manifest.number, at=at, copies=nodes))
+        synced = LastSync(epoch=manifest.epoch, number=manifest.number, at=at, copies=nodes)
+        stored = await self.record(volume, synced, known_as=owned.volume)
         nodes = _wanted(stored, nodes)
         steps = (flushed_s - begun_s, cut_s - flushed_s, copied_s - cut_s, self._clock.boottime() - copied_s)
         for step, seconds in zip(("flush", "cut", "copy", "record"), steps, strict=True):
             self._took.observe(seconds, step)
         return SyncResult(number=manifest.number, epoch=manifest.epoch, copies=nodes, at=at)
 
-    async def record(self, volume: Volume, synced: LastSync | None, handed: HandedOver | None = None) -> Volume:
+    async def record(
+        self, volume: Volume, synced: LastSync | None, handed: HandedOver | None = None, *, known_as: Volume | None = None
+    ) -> Volume:
         """Make it the volume's last sync, and the end of the hand-over that `volume` asks for; the volume as it is then.
 
+        `known_as` is the volume as it was seen last: while that is what is stored, it need not be read.
         A copy that is wanted no more may be gone already, and counts for nothing, but where all is handed over to it.
         TemporaryError, ConflictError where it has not the owner and epoch of `volume`, another hand-over is asked for, or more
         copies than have it.
@@ -216,7 +220,7 @@ class Syncs:
                 status = msgspec.structs.replace(status, handed_over=handed)
             return msgspec.structs.replace(stored, status=status)
 
-        return await registry.mutate(Volume, meta.name, meta.namespace, change, status=True)
+        return await registry.mutate(Volume, meta.name, meta.namespace, change, status=True, known=known_as)
 
 
 def _newer(last: LastSync | None, synced: LastSync | None) -> LastSync | None:
