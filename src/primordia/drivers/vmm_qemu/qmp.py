@@ -1,161 +1,77 @@
-"""QEMU's monitor: connect, ask, hear why a machine stopped. One line of JSON each way for each message (QEMU's qmp-spec).
+"""QEMU's monitor, over QEMU's own library: connect, ask, hear why a machine stopped.
 
-Everything has a deadline and a size, because the other end is a process that a hostile guest may have taken over; and nothing
-that it sends is kept: each event is handed on and forgotten. An answer goes from the socket to whoever waits for it with no
-task between, for a fork's claim waits for one.
+Everything has a deadline, because the other end is a process that a hostile guest may have taken over; and nothing that
+it sends is kept: the library's listeners remember every event for ever, ours handles each and forgets it.
 """
 
 from __future__ import annotations
 
-import array
 import asyncio
 import base64
 import contextlib
-import itertools
-import json
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+
 from primordia.drivers.vmm_qemu.argv import CONSOLE, CONSOLE_BYTES
 from primordia.kit.errors import PermanentError, TemporaryError
+from primordia.kit.tasks import to_the_end
 
 CONNECT_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 10.0
 # Each port has two queues, in and out, and between those of port 0 and port 1 lie the two for control (virtio 1.2, 5.3.2).
 _AGENT_OUTPUT_QUEUE = 5
-_LONGEST_LINE = 1 << 20
 
-OnEvent = Callable[[str, Mapping[str, Any]], None]
-
-
-class _LostError(Exception):
-    """The connection is gone; the words say how, where anybody knows."""
+# The library writes its own account of every lost connection to the log; ours says it where it matters.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL + 1)
 
 
-class _RefusedError(Exception):
-    """An answer that is a refusal, in QEMU's own words."""
+class _Forgetful(EventListener):
+    """Hands each event on instead of keeping it."""
 
-
-class _Lines(asyncio.Protocol):
-    """Lines of JSON to whoever waits for them."""
-
-    def __init__(self, on_event: OnEvent) -> None:
+    def __init__(self, on_event: Callable[[str, Mapping[str, Any]], None]) -> None:
+        super().__init__()
         self._on_event = on_event
-        self._unread = b""
-        self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
-        loop = asyncio.get_running_loop()
-        self._greeting: asyncio.Future[None] = loop.create_future()
-        self.lost: asyncio.Future[None] = loop.create_future()
-        self.transport: asyncio.Transport | None = None
 
-    async def greeted(self) -> None:
-        """Wait for QEMU's first words. Raises _LostError."""
-        await asyncio.wait((self._greeting, self.lost), return_when=asyncio.FIRST_COMPLETED)
-        if not self._greeting.done():
-            raise _LostError("it was closed before a word")
-
-    async def ask(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
-        """The answer. Raises _RefusedError, _LostError."""
-        if self.transport is None or self.lost.done():
-            raise _LostError("it is closed")
-        number = next(self._numbers)
-        message: dict[str, object] = {"execute": command, "id": number}
-        if arguments:
-            message["arguments"] = dict(arguments)
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
-        try:
-            self.transport.write(json.dumps(message).encode() + b"\n")
-            return await answer
-        finally:
-            self._waiting.pop(number, None)
-
-    # ------------------------------------------------------------ asyncio's protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        if len(self._unread) > _LONGEST_LINE:
-            self._end("it sends a line without end")
-        for line in lines:
-            if line.strip() and not self.lost.done():
-                self._take(line)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._end(str(error) if error else "it was closed")
-
-    # ------------------------------------------------------------ messages
-
-    def _take(self, line: bytes) -> None:
-        try:
-            message = json.loads(line)
-        except (ValueError, RecursionError):
-            message = None
-        match message:
-            case {"event": str(name)}:
-                data = message.get("data")
-                self._on_event(name, data if isinstance(data, dict) else {})
-            case {"QMP": _}:
-                _settle(self._greeting, None)
-            case {"return": found, "id": int(number)}:
-                if (waiting := self._waiting.get(number)) is not None:
-                    _settle(waiting, found)
-            case {"error": {"desc": str(words)}, "id": int(number)}:
-                if (waiting := self._waiting.get(number)) is not None and not waiting.done():
-                    waiting.set_exception(_RefusedError(words))
-            case _:
-                self._end("what it says makes no sense")
-
-    def _end(self, why: str) -> None:
-        _settle(self.lost, None)
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(_LostError(why))
-        if self.transport is not None:
-            self.transport.abort()
-
-
-def _settle(future: asyncio.Future[Any], found: Any) -> None:
-    if not future.done():
-        future.set_result(found)
+    async def put(self, event: Message) -> None:
+        data = event.get("data")
+        self._on_event(str(event.get("event", "")), data if isinstance(data, Mapping) else {})
 
 
 class Monitor:
     """One connection to a machine's monitor. Not reconnected: make another."""
 
-    def __init__(self, connection: socket.socket, lines: _Lines) -> None:
-        self._connection = connection
-        self._lines = lines
+    def __init__(self, client: QMPClient) -> None:
+        self._client = client
 
     @classmethod
-    async def connect(cls, connection: socket.socket, on_event: OnEvent) -> Monitor:
+    async def connect(cls, connection: socket.socket, on_event: Callable[[str, Mapping[str, Any]], None]) -> Monitor:
         """Negotiate over a connected socket, which then belongs to the monitor. Raises TemporaryError."""
-        lines = _Lines(on_event)
+        client = QMPClient()
+        client.events.event_filter = lambda event: False  # it cannot be removed
+        client.register_listener(_Forgetful(on_event))
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await asyncio.get_running_loop().create_connection(lambda: lines, sock=connection)
-                await lines.greeted()
-                await lines.ask("qmp_capabilities")
-        except (_LostError, _RefusedError, OSError, TimeoutError) as error:
-            _drop(lines, connection)
+                await client.connect(connection)
+        except (QMPError, OSError, EOFError, TimeoutError) as error:
+            connection.close()
             raise TemporaryError(f"QEMU's monitor does not answer ({error}).") from error
         except BaseException:
-            _drop(lines, connection)
+            connection.close()
             raise
-        return cls(connection, lines)
+        return cls(client)
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """Run a command and return what it returns. Raises PermanentError when QEMU refuses, TemporaryError when lost."""
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await self._lines.ask(command, arguments)
-        except _RefusedError as error:
+                return await self._client.execute(command, dict(arguments) if arguments else None)
+        except ExecuteError as error:
             raise PermanentError(f"QEMU refused {command}: {error}.", reason="VmmRefused") from error
-        except (_LostError, TimeoutError) as error:
+        except (QMPError, OSError, EOFError, TimeoutError) as error:
             raise TemporaryError(f"QEMU's monitor was lost during {command}.", remedy="It is connected again.") from error
 
     async def hand_over(self, descriptor: int) -> int:
@@ -163,13 +79,9 @@ class Monitor:
 
         Raises PermanentError when QEMU refuses, TemporaryError when lost.
         """
-        transport = self._lines.transport
         try:
-            if transport is None or transport.is_closing() or transport.get_write_buffer_size():
-                raise BlockingIOError
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
-            self._connection.sendmsg([b" "], [rights])
-        except OSError as error:
+            self._client.send_fd_scm(descriptor)
+        except (QMPError, OSError, AssertionError) as error:
             raise TemporaryError("QEMU's monitor was lost while it was handed a file.", remedy="Try again.") from error
         answer = await self.execute("add-fd")
         return int(answer["fdset-id"])
@@ -204,15 +116,15 @@ class Monitor:
 
     async def lost(self) -> None:
         """Wait until the connection is gone."""
-        await asyncio.shield(self._lines.lost)
+        while self._client.runstate.name == "RUNNING":
+            await self._client.runstate_changed()
 
     async def close(self) -> None:
         """Drop the connection; the machine goes on."""
-        _drop(self._lines, self._connection)
+        # The library's disconnect, cut off, leaves the connection's own failure to asyncio, which would report it as a bug.
+        await to_the_end(self._disconnect())
 
-
-def _drop(lines: _Lines, connection: socket.socket) -> None:
-    if lines.transport is not None:
-        lines.transport.abort()
-    else:
-        connection.close()
+    async def _disconnect(self) -> None:
+        with contextlib.suppress(QMPError, OSError, EOFError, TimeoutError):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self._client.disconnect()
