@@ -123,7 +123,7 @@ class Volumes(Protocol):
         """
 
     async def snapshots(self, volume: str) -> tuple[Manifest, ...]:
-        """The published ones, oldest first."""
+        """The published ones, oldest first. One that is being made meanwhile is not awaited, and not among them."""
 
     async def label(self, volume: str, number: int, checkpoint: str) -> Manifest:
         """Name a snapshot, or take its name away (empty)."""

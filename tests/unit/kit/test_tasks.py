@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import pytest
 
@@ -56,7 +57,7 @@ async def test_work_in_turn_keeps_its_order_and_its_bound() -> None:
 
     async def put() -> None:
         for number in range(5):
-            await turns.add(lambda number=number: one(number))
+            await turns.add(functools.partial(one, number))
 
     turns = InTurn(2)
     putting = asyncio.create_task(put())
