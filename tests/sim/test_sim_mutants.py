@@ -261,7 +261,7 @@ _FIRST = {
     company_wakes_nobody: 13,
     orphans_stay: 1,
     cordons_are_ignored: 1,
-    nobody_wakes_who_waits: 1,
+    nobody_wakes_who_waits: 5,
 }
 
 

@@ -239,7 +239,7 @@ class Scheduler:
         self._recall_moves()
 
     def _recall_moves(self) -> None:
-        """What is under way holds two places, whatever its contexts, which may stand still, say."""
+        """What is under way holds two places, also where its contexts stand still; and never less than they hold."""
         for lifeform in self._lifeforms.items():
             moving, uid = lifeform.status.moving, lifeform.metadata.uid
             if moving is None or moving.phase == "GivenUp" or lifeform.metadata.deletion_timestamp is not None:
@@ -248,8 +248,9 @@ class Scheduler:
                 demand = needs_of(lifeform, {})[0]
             except ValueError:
                 continue
-            if self._shortage(uid, lifeform.status.node, demand) is None:
-                self.ledger.promise(uid, lifeform.status.node, demand)
+            kept = demand | self.ledger.held(uid)
+            if self._shortage(uid, lifeform.status.node, kept) is None:
+                self.ledger.promise(uid, lifeform.status.node, kept)
             if moving.phase != "Starting":
                 self.lacks_elsewhere(lifeform, demand, moving.to)
 

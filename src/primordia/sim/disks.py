@@ -15,7 +15,7 @@ from primordia.kit.errors import NotFoundError, PermanentError, PrimordiaError, 
 from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
 from primordia.wire.resources import Context, Volume
-from primordia.wire.volumes import HandedOver, Handover, LastSync, VolumeCopy, holder_finalizer
+from primordia.wire.volumes import CopyState, HandedOver, Handover, LastSync, VolumeCopy, holder_finalizer
 
 Key = tuple[str, str]
 
@@ -80,7 +80,9 @@ class SimDisks:
                 return False
             await self._let_go(volume)
         elif status.node == self._node:
-            copies = tuple(VolumeCopy(node=name, state="InSync") for name in status.replicas)
+            if self._finalizer in volume.metadata.finalizers:
+                self.held.setdefault(uid, "copy")  # it had said so, and has not heard the answer
+            copies = tuple(VolumeCopy(node=name, state=_state(volume, name)) for name in status.replicas)
             if uid in self.held and copies != status.copies:
                 await self._tell(volume, copies=copies)
             if status.handover is not None and status.handover.epoch == status.epoch:
@@ -97,7 +99,7 @@ class SimDisks:
         uid, status = volume.metadata.uid, volume.status
         if status.handed_over is not None and status.handed_over.at == handover.at:
             return True
-        if uid in in_use or (uid in self.held and handover.to not in status.replicas):
+        if uid in in_use or (uid in self.held and (handover.to not in status.replicas or not _is_held(volume, handover.to))):
             return False
         number = int(uid in self.held)
         synced = LastSync(epoch=status.epoch, number=number, copies=(handover.to,)) if number else status.last_sync
@@ -122,14 +124,27 @@ class SimDisks:
         await self._registry.mutate(Volume, volume.metadata.name, volume.metadata.namespace, held)
 
     async def _let_go(self, volume: Volume) -> None:
+        """Delete what is here, by what the registry says and not a cache: it may be wanted here again."""
+
         def freed(stored: Volume) -> Volume | None:
-            meta = stored.metadata
+            meta, status = stored.metadata, stored.status
+            if meta.deletion_timestamp is None and self._node in (status.node, *status.replicas):
+                raise TemporaryError(f"{meta.name} is to be on {self._node} again.")
             if meta.uid != volume.metadata.uid or self._finalizer not in meta.finalizers:
                 return None
             return _held_by(stored, tuple(each for each in meta.finalizers if each != self._finalizer))
 
-        self.held.pop(volume.metadata.uid, None)
         await self._registry.mutate(Volume, volume.metadata.name, volume.metadata.namespace, freed)
+        self.held.pop(volume.metadata.uid, None)
+
+
+def _is_held(volume: Volume, node: str) -> bool:
+    """Whether that node has it: it says so first."""
+    return holder_finalizer(node) in volume.metadata.finalizers
+
+
+def _state(volume: Volume, node: str) -> CopyState:
+    return "InSync" if _is_held(volume, node) else "Seeding"
 
 
 def _held_by(volume: Volume, finalizers: tuple[str, ...]) -> Volume:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from primordia.control.scheduler import Scheduler
 from primordia.registry.ownership import Owner, owner_key, read_owner
 from primordia.sim.objects import make_lifeform, make_node
 from primordia.testing.control import ControlWorld, phase_is, play
@@ -298,6 +299,51 @@ def test_until_it_is_handed_over_it_can_go_on_where_it_is(phase: str, how: str) 
 async def tell_in_sync(world: ControlWorld) -> None:
     """The copies are still said to be in sync, though nothing reaches them any more."""
     assert all(copy.state == "InSync" for copy in (await the_volume(world)).status.copies)
+
+
+def test_a_new_leader_counts_what_has_arrived_and_not_what_the_manifest_has_become(monkeypatch: pytest.MonkeyPatch) -> None:
+    recalled: list[int] = []
+    recall = Scheduler.recall
+
+    def counted(self: Scheduler) -> None:
+        recall(self)
+        recalled.append(max(self.ledger.used(name).memory_bytes for name in ("n1", "n2", "n3")))
+
+    async def story(world: ControlWorld) -> None:
+        before = (await running_shop(world, data="1Gi", memory="6Gi")).status.node
+        _, other = await others(world)
+        world.disks.stuck.add(other)
+        await wish(world, f"node/{other}")
+        await world.until(moving_is(world, "Seeding"))
+        await world.clock.sleep(5)
+        world.nodes.silent.add(before)
+        world.disks.stuck.discard(other)
+        world.disks.look()
+        await world.until(moving_is(world, "Stopping"))
+        world.nodes.silent = {other}
+        world.nodes.look()
+
+        async def is_bound() -> bool:
+            spec = (await world.contexts())["shop.main"].spec
+            return (spec.node, spec.wanted) == (other, "Running")
+
+        await world.until(is_bound)
+        await world.kill()
+        monkeypatch.setattr(Scheduler, "recall", counted)
+
+        def smaller(lifeform: Lifeform) -> Lifeform:
+            (context,) = make_lifeform("shop", data="1Gi", memory="1Gi").spec.contexts
+            return msgspec.structs.replace(lifeform, spec=msgspec.structs.replace(lifeform.spec, contexts=(context,)))
+
+        await world.sure.mutate(Lifeform, "shop", "default", smaller)
+        await world.start()
+        await world.clock.sleep(5)
+        assert recalled and recalled[0] > 6 * 2**30
+        world.nodes.silent.discard(other)
+        world.nodes.look()
+        await world.until(settled_on(world, other))
+
+    play(story, nodes=RACKS)
 
 
 def test_it_does_not_stand_still_for_ever() -> None:
