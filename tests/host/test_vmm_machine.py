@@ -187,7 +187,7 @@ async def test_a_stopped_qemu_can_be_adopted_and_killed(world: Guests, spec: Mac
 
 async def test_a_lost_monitor_is_connected_again(world: Guests, spec: MachineSpec) -> None:
     machine = await world.vmm().start(spec)
-    machine._monitor._lines.transport.abort()  # type: ignore[union-attr]
+    machine._monitor._client._writer.transport.abort()  # type: ignore[union-attr]
     async with asyncio.timeout(DEADLINE_S):
         while True:
             try:
