@@ -133,18 +133,20 @@ class Births:
         return live
 
     async def _confirm_and_write(self, fork: Fork, birth: Birth, live: Live) -> tuple[str, ...]:
-        """Both at once; the first failure ends the other."""
+        """Both at once; the first failure ends the other. The guest is told first: it works while this is written."""
+        told = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
-                writing = group.create_task(self._write(birth, live), name="write")
-                confirming = group.create_task(self._confirm(fork, birth, live), name="confirm")
+                confirming = group.create_task(self._confirm(fork, birth, told), name="confirm")
+                writing = group.create_task(self._write(birth, live, told), name="write")
         except BaseExceptionGroup as failures:
             raise _first(failures) from failures
         if live.context is not None and not live.context.metadata.resource_version:
             live.context = writing.result()  # unless the registry has told of it by itself, and perhaps of more
         return confirming.result()
 
-    async def _write(self, birth: Birth, live: Live) -> Context:
+    async def _write(self, birth: Birth, live: Live, told: asyncio.Event) -> Context:
+        await told.wait()
         services = self._services
         assert live.context is not None
         now = timestamp(services.clock.wall())
@@ -166,11 +168,11 @@ class Births:
             )
         return (Compare(life.key, "create", life.create_revision),)
 
-    async def _confirm(self, fork: Fork, birth: Birth, live: Live) -> tuple[str, ...]:
+    async def _confirm(self, fork: Fork, birth: Birth, told: asyncio.Event) -> tuple[str, ...]:
         services = self._services
         deadline_s = services.settings.claim_deadline_s
         try:
-            return await within(services.clock, deadline_s, self._wake_up(fork, birth, live))
+            return await within(services.clock, deadline_s, self._wake_up(fork, birth, told))
         except TimeoutError as error:
             raise UnconfirmedError(f"The guest did not confirm its identity within {deadline_s:g} s.") from error
         except UnconfirmedError:
@@ -178,20 +180,22 @@ class Births:
         except PrimordiaError as error:
             raise UnconfirmedError(f"The guest could not be told who it is: {error.message}") from error
 
-    async def _wake_up(self, fork: Fork, birth: Birth, live: Live) -> tuple[str, ...]:
+    async def _wake_up(self, fork: Fork, birth: Birth, told: asyncio.Event) -> tuple[str, ...]:
         if birth.settle:
             await self._services.network_keeper.settled()
-        said = await self._identified(fork, birth)
+        said = await self._identified(fork, birth, told)
         check_confirmed(birth.person, said)
         return tuple(said)
 
-    async def _identified(self, fork: Fork, birth: Birth) -> tuple[str, ...]:
+    async def _identified(self, fork: Fork, birth: Birth, told: asyncio.Event) -> tuple[str, ...]:
         """It goes on, and finds there what it is told; the first failure ends the other."""
         try:
             async with asyncio.TaskGroup() as group:
+                telling = group.create_task(fork.guest.identify(identity_of(self._services, birth.person)), name="identify")
                 if fork.warm:
                     group.create_task(fork.machine.resume(), name="resume")
-                telling = group.create_task(fork.guest.identify(identity_of(self._services, birth.person)), name="identify")
+                await asyncio.sleep(0)  # both have been sent
+                told.set()
         except BaseExceptionGroup as failures:
             raise _first(failures) from failures
         return telling.result()
