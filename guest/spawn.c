@@ -91,6 +91,7 @@ static void reset_process(bool tty)
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	signal(SIGPIPE, SIG_DFL);
+	setpriority(PRIO_PROCESS, 0, 0); /* the agent's is higher */
 	setsid();
 	if (tty && ioctl(0, TIOCSCTTY, 0) != 0)
 		fail(errno, "cannot take the terminal");
