@@ -84,7 +84,10 @@ def test_kvm_is_handed_over_too() -> None:
 def test_under_tcg_the_kernel_is_told_its_clock() -> None:
     words = kernel_command_line(SPEC, TCG).split()
     assert "tsc_early_khz=2596124" in words
-    assert not [word for word in kernel_command_line(SPEC, KVM).split() if "tsc" in word or "mitigations" in word]
+    assert not [
+        word for word in kernel_command_line(SPEC, KVM).split() if word.startswith(("tsc", "mitigations", "lsm", "psi"))
+    ]
+    assert "lsm=landlock,yama" in kernel_command_line(SPEC, TCG).split()
     assert not [word for word in kernel_command_line(SPEC, Accelerator("tcg")).split() if "tsc" in word]
 
 
