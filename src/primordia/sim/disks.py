@@ -125,17 +125,20 @@ class SimDisks:
 
     async def _let_go(self, volume: Volume) -> None:
         """Delete what is here, by what the registry says and not a cache: it may be wanted here again."""
+        uid = volume.metadata.uid
+        had = self.held.pop(uid, None)
 
         def freed(stored: Volume) -> Volume | None:
             meta, status = stored.metadata, stored.status
-            if meta.deletion_timestamp is None and self._node in (status.node, *status.replicas):
+            if meta.uid == uid and meta.deletion_timestamp is None and self._node in (status.node, *status.replicas):
+                if had is not None:
+                    self.held[uid] = had
                 raise TemporaryError(f"{meta.name} is to be on {self._node} again.")
-            if meta.uid != volume.metadata.uid or self._finalizer not in meta.finalizers:
+            if meta.uid != uid or self._finalizer not in meta.finalizers:
                 return None
             return _held_by(stored, tuple(each for each in meta.finalizers if each != self._finalizer))
 
         await self._registry.mutate(Volume, volume.metadata.name, volume.metadata.namespace, freed)
-        self.held.pop(volume.metadata.uid, None)
 
 
 def _is_held(volume: Volume, node: str) -> bool:
