@@ -75,12 +75,12 @@ def acknowledgements_are_not_waited_for(patch: Patch) -> None:
 
 
 def syncs_are_recorded_by_anybody(patch: Patch) -> None:
-    async def record(self: Any, volume: Volume, synced: Any, handed: Any = None) -> None:
+    async def record(self: Any, volume: Volume, synced: Any, handed: Any = None, known_as: Any = None) -> Volume:
         def change(stored: Volume) -> Volume:
             return msgspec.structs.replace(stored, status=msgspec.structs.replace(stored.status, last_sync=synced))
 
         meta = volume.metadata
-        await self._registry.mutate(Volume, meta.name, meta.namespace, change, status=True)
+        return await self._registry.mutate(Volume, meta.name, meta.namespace, change, status=True, known=known_as)
 
     patch.setattr(Syncs, "record", record)
 
