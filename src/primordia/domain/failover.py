@@ -145,18 +145,21 @@ class _Planner:
     def _taken(self, volume: LostVolume, held: Held | None, dead: DeadNode) -> Taken:
         number = volume.synced[1] if volume.synced is not None else 0
         if held is None:
-            lost_s = max(0.0, dead.last_sign_s - volume.born_s) if volume.begun else 0.0
+            lost_s = self._since(volume.born_s, dead) if volume.begun else 0.0
             return Taken(volume.name, None, number, lost_s, not volume.begun)
-        ahead_s = held.at_s - dead.last_sign_s
-        if ahead_s > self._timings.ttl_s:
-            # A clock goes wrong, by so much at least: what it says is worth no more than that.
-            lost_s = max(ahead_s, dead.last_sign_s - volume.born_s)
-        else:
-            lost_s = max(0.0, dead.last_sign_s - (held.at_s or volume.born_s))
+        lost_s = self._since(held.at_s or volume.born_s, dead)
+        if held.at_s - dead.last_sign_s > self._timings.ttl_s:
+            lost_s = max(lost_s, self._since(volume.born_s, dead))
         if held.behind_s is not None:
             # Nothing is cut while nothing changes: what is old may lack little.
             lost_s = min(lost_s, held.behind_s)
         return Taken(volume.name, held, number, lost_s, _is_enough(volume, held))
+
+    def _since(self, moment_s: float, dead: DeadNode) -> float:
+        """From a moment of the dead node's life to its last sign. One long after that was told by a clock that goes wrong, or
+        is read by one: by so much at least, and what it says is worth no more than that."""
+        ahead_s = moment_s - dead.last_sign_s
+        return ahead_s if ahead_s > self._timings.ttl_s else max(0.0, -ahead_s)
 
     def _with_promises(self, node: NodeView) -> NodeView:
         promised = self._promised.get(node.name)

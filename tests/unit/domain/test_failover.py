@@ -202,6 +202,8 @@ def test_what_was_lost_is_counted_to_the_last_sign_of_life() -> None:
     assert isinstance(wrong, Recover) and wrong.lost_s == 3600, "a clock that is an hour ahead may be as far behind"
     born_later = one(lost(volume(held("n2", 10, at_s=DIED_S + 3600), born_s=DIED_S + 60)))
     assert isinstance(born_later, Recover) and born_later.lost_s == 3600, "nor does one that is an hour slow here tell less"
+    empty = one(lost(volume(replicas=(), born_s=DIED_S + 3500), allow_loss=True))
+    assert isinstance(empty, Recover) and empty.lost_s == 3500, "empty data is begun by a clock that is an hour slow"
     known = one(lost(volume(held("n2", 10, at_s=DIED_S + 3600, behind_s=8), born_s=DIED_S - 500)))
     assert isinstance(known, Recover) and known.lost_s == 8, "its owner's word needs no wall clock"
 
