@@ -25,6 +25,7 @@ from primordia.host.power import cut_power, restore_power
 from primordia.host.soup import SoupFile, read_soup
 from primordia.kit.errors import PermanentError, PrimordiaError, TemporaryError
 from primordia.kit.paths import SoupPaths
+from primordia.kit.tasks import ended
 from primordia.wire.conditions import holds
 from primordia.wire.engine import MEMBERS, EngineStatus
 from primordia.wire.resources import Lifeform, Node, Recovered, Volume
@@ -57,8 +58,7 @@ class SyncedWriter:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            await ended(task)
         if not task.cancelled():
             task.result()
 
