@@ -104,6 +104,7 @@ def test_a_child_whose_vmm_dies_in_mid_restore_has_its_own_outcome(tmp_path: Pat
         world.fail_fork = PermanentError("microVM x was killed by signal 9 while it was loaded.", reason="StartFailed")
         report = await world.fork("shop.main", count=2)
         assert [child.reason for child in report.children] == ["StartFailed", "StartFailed"]
+        assert not any(child.name or child.uid for child in report.children)
         assert "signal 9" in report.children[0].message
         world.fail_fork = None
         await is_unharmed(world, parent)
@@ -118,6 +119,7 @@ def test_children_that_never_confirm_are_destroyed(tmp_path: Path) -> None:
         world.mute = True
         report = await world.fork("shop.main", count=2)
         assert {child.reason for child in report.children} == {"IdentityNotConfirmed"}
+        assert not any(child.name or child.uid for child in report.children)
         world.mute = False
         await is_unharmed(world, parent)
         assert len(await world.contexts()) == 1

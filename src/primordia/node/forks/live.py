@@ -243,7 +243,7 @@ class LiveForks:
             if isinstance(error, UnconfirmedError):
                 self._meters.unconfirmed()
             log.warning("fork %s: %s", name, error)
-            return ForkOutcome(name, reason=error.reason, message=str(error))
+            return ForkOutcome(reason=error.reason, message=str(error))
         confirmed_ms = round((self._services.clock.boottime() - begin_s) * 1000, 2)
         if request.program is not None:
             with contextlib.suppress(PrimordiaError):
