@@ -76,3 +76,9 @@ def test_one_seed_is_one_run_in_any_process() -> None:
         told.add("\n".join(line for line in done.stdout.splitlines() if "fingerprint" in line))
     ours = (("control", simulate(7)), ("survival", survive(7)))
     assert told == {"\n".join(f"{world} seed 7: fingerprint {result.fingerprint}" for world, result in ours)}
+
+
+def test_a_new_leader_does_not_declare_the_first_of_many_dead() -> None:
+    """It had heard of one lease alone, that of the leader before it."""
+    result = survive(7000831, SurvivalProfile(duration_s=Profile().duration_s / 2))
+    assert not result.violations, "\n".join(explain(result, "survival"))

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 BY_NODE = "node"
 _TICK_S = 1.0
 _UNSURE_S = 0.5
+_SEE_S = 0.1
+_BLIND_S = 3.0
 OVERRIDE_S = 300.0
 """How long `failover --all` lifts the hold."""
 
@@ -65,6 +67,7 @@ class DeathWatch:
         self.on_verdict: Callable[[str], None] = lambda node: None
         self._readings = readings
         self._verdicts: dict[str, Verdict] = {}
+        self._blind_s: float | None = None
         self._changed = asyncio.Event()
 
     @property
@@ -105,13 +108,28 @@ class DeathWatch:
             if any(isinstance(verdict, Hold) for verdict in verdicts.values()) and await self._is_overridden():
                 verdicts = takeover.judge(seen, self._timings, now, override=True)
             self._tell(verdicts)
-            if (why := self._unsure()) and any(isinstance(verdict, Dead) for verdict in verdicts.values()):
+            someone = any(isinstance(verdict, Dead) for verdict in verdicts.values())
+            if not someone:
+                self._blind_s = None
+            if someone and not self._sees_all(now):
+                await wait_event(self._clock, self._changed, _SEE_S)
+                continue
+            if (why := self._unsure()) and someone:
                 log.warning("nobody is declared dead yet: %s", why)
                 await wait_event(self._clock, self._changed, _UNSURE_S)
                 continue
             dead = [(name, verdict) for name, verdict in verdicts.items() if isinstance(verdict, Dead)]
             await asyncio.gather(*(self._declare(*each) for each in dead))
             await wait_event(self._clock, self._changed, _pause_s(verdicts, now))
+
+    def _sees_all(self, now: float) -> bool:
+        """Whether it is known how all the others are, so that many that go at once are seen to go; for a moment."""
+        if self._readings.complete:
+            self._blind_s = None
+            return True
+        if self._blind_s is None:
+            self._blind_s = now
+        return now - self._blind_s >= _BLIND_S
 
     def _watched(self, page: Page) -> Watched:
         node, reading = self._nodes.get(page.node), self._readings.of(page)
@@ -127,6 +145,7 @@ class DeathWatch:
             read_s=reading.read_s if reading is not None else 0.0,
             death=page.death.by if page.death is not None and page.death.life == page.life else "",
             left=self._left(page),
+            ending=page.present and reading is not None and reading.ending,
             maintenance=node is not None and in_maintenance(node, self._clock.wall()),
         )
 

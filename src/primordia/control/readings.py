@@ -30,12 +30,17 @@ _FEW = 50
 
 @dataclass
 class Reading:
-    """What a lease had left, above zero, when that was last heard; `due_s` is when to ask again."""
+    """What a lease had left, above zero, when that was last heard; `due_s` is when to ask again.
+
+    `heard` says that there was any answer, and `ending` that the last one was zero.
+    """
 
     lease_revision: int
     left_s: float | None = None
     read_s: float = 0.0
     due_s: float = 0.0
+    heard: bool = False
+    ending: bool = False
 
 
 class LeaseReadings:
@@ -65,6 +70,12 @@ class LeaseReadings:
         """The last reading of this life's lease."""
         reading = self._readings.get(page.node)
         return reading if reading is not None and reading.lease_revision in (page.lease_revision, page.life) else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether something has been heard of every lease that is there: who has just begun to lead knows of few."""
+        found = (self.of(page) for page in self._book.pages.values() if page.present)
+        return all(reading is not None and reading.heard for reading in found)
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -113,6 +124,7 @@ class LeaseReadings:
         except PrimordiaError:
             reading.due_s = sent_s + _RETRY_S
             raise
+        reading.heard, reading.ending = True, left_s <= 0
         if left_s > 0:
             reading.left_s, reading.read_s = left_s, sent_s
         reading.due_s = sent_s + takeover.next_reading_s(left_s, self._timings)

@@ -30,6 +30,7 @@ class Watched:
     `since_s` is when the key was first seen as it is: there (`present`) or not; `from_start` says that it was never seen there,
     so that nothing is known of how it went. `left_s` is the last reading of what its lease had left, taken at `read_s`;
     only readings above zero count, for zero is also the answer for a lease that is gone.
+    `ending` is a lease of which nothing was left at the last reading, and that is still there.
     `death` names who has recorded the end of this life: `node`, `controllers` or nobody (empty). `left` is one that was taken
     out of the soup, and whose lifeforms stayed behind: it has no life that could be known.
     """
@@ -45,6 +46,7 @@ class Watched:
     death: str = ""
     maintenance: bool = False
     left: bool = False
+    ending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,5 +169,7 @@ def _goes_with(other: Watched, node: Watched, timings: Timings, now: float) -> b
     if not other.present:
         return abs(other.since_s - node.since_s) <= timings.ttl_s
     # It holds its lease and has not renewed it for several periods: it is going.
+    if other.ending:
+        return True
     fresh = now - other.read_s <= timings.ttl_s / 2
     return other.left_s is not None and fresh and other.left_s <= timings.ttl_s - timings.deadline_s

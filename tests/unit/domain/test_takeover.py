@@ -121,6 +121,7 @@ def test_those_the_controllers_declared_still_count() -> None:
 def test_those_that_are_about_to_go_count() -> None:
     ran_out = gone(left_s=1.0, read_s=99.0)
     assert isinstance(said(ran_out, GONE_S, node("n2", left_s=1.5, read_s=99.9), node("n3")), Hold)
+    assert isinstance(said(ran_out, GONE_S, node("n2", ending=True), node("n3")), Hold), "nothing was left of that one"
     assert isinstance(said(ran_out, GONE_S, node("n2", left_s=5.5, read_s=99.9), node("n3")), Dead)
     assert isinstance(said(ran_out, GONE_S, node("n2", left_s=1.5, read_s=60.0), node("n3")), Dead), "long ago"
 
