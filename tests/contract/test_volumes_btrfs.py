@@ -98,6 +98,12 @@ class TestBtrfsVolumes(VolumesContract):
         await other.settle("a")
         assert await content(other, "a", 1) == (await volumes.disk("a")).read_bytes()
 
+    async def test_whoever_asks_a_closed_pool_is_refused_in_words(self, volumes: BtrfsVolumes) -> None:
+        await volumes.create("a", SIZE)
+        await volumes.close()
+        with pytest.raises(TemporaryError, match="The pool is closed"):
+            await volumes.cut("a", epoch=1)
+
     async def test_what_is_published_is_told_while_the_next_is_built(
         self, volumes: BtrfsVolumes, other: BtrfsVolumes, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -60,6 +60,7 @@ class BtrfsVolumes:
         self._lock_file = lock
         self._now = now
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="volumes")
+        self._closed = False
         self._guard = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._known: dict[str, Volume] = {}
@@ -84,7 +85,8 @@ class BtrfsVolumes:
             return pool
 
     async def close(self) -> None:
-        """See the port."""
+        """See the port. Whoever still asks, as a peer whose request came last, is refused."""
+        self._closed = True
         await asyncio.to_thread(self._threads.shutdown)
         if self._lock_file >= 0:
             os.close(self._lock_file)
@@ -448,6 +450,8 @@ class BtrfsVolumes:
             with _telling(f"volume {volume}" if volume else "the pool"):
                 return act()
 
+        if self._closed:
+            raise TemporaryError("The pool is closed, for this daemon ends.", remedy="Try again.", reason="PoolClosed")
         return await asyncio.get_running_loop().run_in_executor(self._threads, told)
 
 
