@@ -90,9 +90,9 @@ class Race:
             await record_restore(owned, made, intent)
             self.restored.append((world.clock.boottime(), made.epoch, made.number))
 
-        async def synced(volume: Volume, last: LastSync) -> Volume:
+        async def synced(volume: Volume, last: LastSync, *, known_as: Volume) -> Volume:
             begun_s = world.clock.boottime()
-            stored = await record_sync(volume, last)
+            stored = await record_sync(volume, last, known_as=known_as)
             for ended_s, epoch, number in self.restored:
                 assert ended_s > begun_s or (last.epoch, last.number) >= (epoch, number), "it has been undone"
             return stored
