@@ -17,7 +17,7 @@ from primordia.domain.ranges import total
 from primordia.drivers.volumes_btrfs import disk, ioctl
 from primordia.drivers.volumes_btrfs.driver import BtrfsVolumes
 from primordia.drivers.volumes_btrfs.journal import JournalWriter
-from primordia.kit.errors import TemporaryError
+from primordia.kit.errors import NotFoundError, TemporaryError
 from primordia.ports.volumes import Partial, Piece
 from primordia.testing.volumes import RealPool, carry, content, put, real_pool, stream
 
@@ -97,6 +97,23 @@ class TestBtrfsVolumes(VolumesContract):
         assert await other.accept(delta, stream(left), begin=done)
         await other.settle("a")
         assert await content(other, "a", 1) == (await volumes.disk("a")).read_bytes()
+
+    async def test_a_snapshot_that_is_deleted_while_it_is_verified_is_not_there(
+        self, volumes: BtrfsVolumes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await volumes.create("a", SIZE)
+        await volumes.cut("a", epoch=1)
+        await put(await volumes.disk("a"), 0, b"2")
+        await volumes.cut("a", epoch=1)
+        real = disk.opened
+
+        def late(path: Path) -> Any:
+            volumes._get("a").remove(1)
+            return real(path)
+
+        monkeypatch.setattr(disk, "opened", late)
+        with pytest.raises(NotFoundError):
+            await volumes.verify("a", 1)
 
     async def test_whoever_asks_a_closed_pool_is_refused_in_words(self, volumes: BtrfsVolumes) -> None:
         await volumes.create("a", SIZE)
