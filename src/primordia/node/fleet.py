@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from primordia.kit.deadline import within
 from primordia.kit.errors import CapacityError
 from primordia.kit.tasks import TaskSet
 from primordia.node.addresses import AddressBook
@@ -143,8 +144,7 @@ class Fleet:
     async def _last_words(self) -> None:
         """Tell of what was shut down: whoever asks before the next daemon has looked would be told that it is ready."""
         try:
-            async with asyncio.timeout(_LAST_WORDS_S):
-                await self._writer.flush()
+            await within(self._services.clock, _LAST_WORDS_S, self._writer.flush())
         except TimeoutError:
             log.warning("the contexts' last status could not be written within %g s", _LAST_WORDS_S)
 
