@@ -26,6 +26,7 @@ import pytest
 import primordia
 from primordia.host import leftovers
 from primordia.kit import ids
+from primordia.testing.soup import eventually
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces and cgroups")
@@ -100,6 +101,10 @@ def test_the_tour_covers_what_there_is() -> None:
 async def test_every_line_of_the_tour_works(soup: Soup) -> None:
     said: dict[str, str] = {}
     address = ""
+
+    async def redis_answers() -> bool:
+        return soup.sh("primordia exec cache -- redis-cli ping").returncode == 0
+
     for line in tour():
         typed = re.sub(r"primordia (up|down)\b", rf"primordia \1 --soup {soup.name}", line)
         typed = typed.replace("127.77.0.1", address or "127.77.0.1")
@@ -108,8 +113,8 @@ async def test_every_line_of_the_tour_works(soup: Soup) -> None:
             continue
         if "doctor" in typed:
             continue  # other tests' soups may come and go at this moment; ours is looked for below
-        if "redis-cli" in typed:
-            wait_for_redis(soup)
+        if "redis-cli" in typed:  # nobody types on so fast that a server that was just started is not there yet
+            await eventually("Redis answers", redis_answers)
         said[line] = soup.good(typed)
         if found := re.search(r"https://(127\.77\.\d+\.\d+):", said[line]):
             address = found[1]
@@ -121,13 +126,6 @@ async def test_every_line_of_the_tour_works(soup: Soup) -> None:
     assert "2 Running" in said["primordia status"]
     assert (soup.folder / "redis.conf").read_text().startswith("# Redis configuration")
     assert [leak for leak in await leftovers.look() if soup.name in f"{leak.name} {leak.detail}"] == []
-
-
-def wait_for_redis(soup: Soup, *, deadline_s: float = 30) -> None:
-    """Nobody types on so fast that a server that was just started is not there yet."""
-    end = time.monotonic() + deadline_s
-    while "Connection refused" in soup.sh("primordia exec cache -- redis-cli ping").stderr and time.monotonic() < end:
-        time.sleep(0.2)
 
 
 def terminal(soup: Soup, line: str, typed: str, *, deadline_s: float = 120) -> tuple[str, int]:

@@ -76,6 +76,20 @@ async def test_what_was_acknowledged_is_there_and_what_was_not_flushed_is_gone(p
     await carry(owner, pool.volumes, "a", 3, since=2)
 
 
+def photographer(pool: RealPool) -> tuple[list[Path], Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    """Pictures of the pool as a power cut would leave it, and what has one taken before each call of a function."""
+    pictures: list[Path] = []
+
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            pictures.append(pool.picture(str(len(pictures))))
+            return real(*args, **kwargs)
+
+        return call
+
+    return pictures, watched
+
+
 async def test_a_build_without_fsync_is_seen(pool: RealPool, owner: MemoryVolumes, monkeypatch: pytest.MonkeyPatch) -> None:
     await carry(owner, pool.volumes, "a", 1)
     with monkeypatch.context() as mutant:
@@ -100,15 +114,7 @@ async def test_an_owner_whose_power_was_cut_lets_its_disk_go_and_loses_nothing_t
     await pool.cut_power()
     flushed = block(b"1") + block(b"f") + bytes(SIZE - 2 * BLOCK)
     assert (await pool.volumes.disk("own")).read_bytes() == flushed
-    pictures: list[Path] = []
-
-    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            pictures.append(pool.picture(str(len(pictures))))
-            return real(*args, **kwargs)
-
-        return call
-
+    pictures, watched = photographer(pool)
     with monkeypatch.context() as watch:
         watch.setattr(os, "fsync", watched(os.fsync))
         watch.setattr(Path, "rename", watched(Path.rename))
@@ -145,15 +151,7 @@ async def test_a_power_cut_between_any_two_steps(pool: RealPool, owner: MemoryVo
     old = await content(pool.volumes, "own", 1)
     await put(await pool.volumes.disk("own"), 0, b"2" * BLOCK)
     await carry(owner, pool.volumes, "a", 1)
-    pictures: list[Path] = []
-
-    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            pictures.append(pool.picture(str(len(pictures))))
-            return real(*args, **kwargs)
-
-        return call
-
+    pictures, watched = photographer(pool)
     with monkeypatch.context() as watch:
         watch.setattr(os, "fsync", watched(os.fsync))
         watch.setattr(Path, "rename", watched(Path.rename))
@@ -194,15 +192,7 @@ async def test_a_power_cut_while_a_large_delta_is_laid(pool: RealPool, tmp_path:
     for number in (1, 2):
         await put(await owner.disk("a"), number * BLOCK, os.urandom(6 * SIZE + 100))
         await owner.cut("a", epoch=1)
-    pictures: list[Path] = []
-
-    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            pictures.append(pool.picture(str(len(pictures))))
-            return real(*args, **kwargs)
-
-        return call
-
+    pictures, watched = photographer(pool)
     await carry(owner, pool.volumes, "a", 1)
     with monkeypatch.context() as watch:
         for what, name in ((os, "fsync"), (Path, "rename"), (Path, "unlink"), (ioctl, "snapshot"), (ioctl, "set_readonly")):

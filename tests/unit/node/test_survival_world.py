@@ -11,6 +11,7 @@ import pytest
 
 from primordia.domain.lease import life_key
 from primordia.drivers.volumes_memory import MemoryVolumes
+from primordia.node.volumes.owned import OwnedVolume
 from primordia.ports.store import Put
 from primordia.registry.lives import Death, Holding, Life, death_put, holding_key, read_holding
 from primordia.testing.copies import CopyWorld, copy_world
@@ -138,19 +139,25 @@ async def test_another_goes_on_from_its_copy_and_the_dead_comes_back_as_a_holder
     assert info.tails in ((3, 4), (2, 3, 4))
 
 
-async def test_who_owned_it_in_between_takes_what_was_cut_before(world: CopyWorld) -> None:
-    owned, links = await world.volume(replicas=("n2",)), (world.nodes["n1"].links["n2"], world.nodes["n2"].links["n1"])
+async def taken_over_without_its_newest(world: CopyWorld) -> OwnedVolume:
+    """A volume of n1 that n2 owns in the next epoch from snapshot 1: cut off from it, n1 had gone on to 2."""
     one, two = world.nodes["n1"], world.nodes["n2"]
+    owned = await world.volume(replicas=("n2",))
     await write(world, "n1", owned.uid, b"1")
     await one.cutter.cut(owned)
     await world.holds("n2", owned.uid, 1)
-    for link in links:
+    for link in (one.links["n2"], two.links["n1"]):
         await link.cut()
     await write(world, "n1", owned.uid, b"2")
     await one.cutter.cut(owned)
-
     await take_over(world, "n2", 2, "n1", number=1)
     await world.until(lambda: owned.uid in two.keeper.owned and two.keeper.owned[owned.uid].here)
+    return owned
+
+
+async def test_who_owned_it_in_between_takes_what_was_cut_before(world: CopyWorld) -> None:
+    one, two = world.nodes["n1"], world.nodes["n2"]
+    owned = await taken_over_without_its_newest(world)
     await world.until(lambda: owned.uid not in one.keeper.owned)
     await take_over(world, "n1", 3, "n2")
     await world.until(lambda: owned.uid in one.keeper.owned and one.keeper.owned[owned.uid].here)
@@ -158,7 +165,7 @@ async def test_who_owned_it_in_between_takes_what_was_cut_before(world: CopyWorl
         while (info := await two.pool.find(owned.uid)) is None or info.written_here:
             await world.clock.sleep(0.01)
     assert info.epoch == 2
-    for link in links:
+    for link in (one.links["n2"], two.links["n1"]):
         link.mend()
     async with asyncio.timeout(60):
         while [(each.epoch, each.number) for each in await two.pool.snapshots(owned.uid)][-1:] != [(3, 3)]:
@@ -167,18 +174,8 @@ async def test_who_owned_it_in_between_takes_what_was_cut_before(world: CopyWorl
 
 
 async def test_what_a_takeover_left_behind_does_not_come_back_with_the_next(world: CopyWorld) -> None:
-    owned, links = await world.volume(replicas=("n2",)), (world.nodes["n1"].links["n2"], world.nodes["n2"].links["n1"])
-    one, two = world.nodes["n1"], world.nodes["n2"]
-    await write(world, "n1", owned.uid, b"1")
-    await one.cutter.cut(owned)
-    await world.holds("n2", owned.uid, 1)
-    for link in links:
-        await link.cut()
-    await write(world, "n1", owned.uid, b"2")
-    await one.cutter.cut(owned)
-
-    await take_over(world, "n2", 2, "n1", number=1)
-    await world.until(lambda: owned.uid in two.keeper.owned and two.keeper.owned[owned.uid].here)
+    one = world.nodes["n1"]
+    owned = await taken_over_without_its_newest(world)
     life = await begin_life(world, "n2")
     await die(world, "n2", life)
     held = (await answered(world, "n2", "n1", life, 1)).volumes[owned.uid]
