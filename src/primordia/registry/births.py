@@ -21,9 +21,12 @@ async def create_with_uid(registry: Registry, obj: R, guards: Sequence[Compare] 
     fresh = rules.born(obj, name=meta.name, uid=meta.uid, now=rules.timestamp(registry.clock.wall()))
     key = keys.key_of_object(fresh)
     asked = [key, *(guard.key for guard in guards)]
-    result = await registry.store.txn([Compare(key, "mod", 0), *guards], [Put(key, encode(fresh))], read_if_failed=asked)
+    result, sure = await registry.once([Compare(key, "mod", 0), *guards], [Put(key, encode(fresh))], asked)
     if result.done:
         return with_revision(fresh, str(result.revision))
+    there = result.found[0]
+    if not sure and there is not None and registry.is_stored(type(obj), there, meta.uid):
+        return with_revision(fresh, str(there.create_revision))
     for guard, found in zip(guards, result.found[1:], strict=True):
         if not satisfied(guard, found):
             raise GuardError(f"{keys.describe(type(obj), meta.name, meta.namespace)} was not made: {guard.key} changed.")

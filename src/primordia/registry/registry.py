@@ -130,11 +130,11 @@ class Registry:
             fresh = self._born(obj)
             key, claims = keys.key_of_object(fresh), change_of(None, fresh, free)
             guards, operations = [Compare(key, "mod", 0), *claims.guards], [Put(key, encode(fresh)), *claims.operations]
-            result, sure = await self._once(guards, operations, [key, *claims.wanted])
+            result, sure = await self.once(guards, operations, [key, *claims.wanted])
             if result.done:
                 return with_revision(fresh, str(result.revision))
             found = result.found[0]
-            if not sure and found is not None and self._is(type(obj), found, fresh.metadata.uid):
+            if not sure and found is not None and self.is_stored(type(obj), found, fresh.metadata.uid):
                 return with_revision(fresh, str(found.create_revision))
             if found is None:
                 free = await nobodys(fresh, claims, result.found[1:], self.get)
@@ -242,6 +242,29 @@ class Registry:
         result = await self.store.txn([], [Put(keys.key_of_object(obj), encode(obj), lease)])
         return with_revision(obj, str(result.revision))
 
+    async def once(
+        self, guards: Sequence[Compare], operations: Sequence[Put | Delete], read_if_failed: Sequence[str]
+    ) -> tuple[TxnResult, bool]:
+        """A transaction whose guards no longer hold once it is done, and whether the first answer was had.
+
+        Without it a failure may mean that an earlier try was done. Raises StoreUnavailableError when none comes for long.
+        """
+        until = self.clock.boottime() + _UNANSWERED_S
+        sure = True
+        while True:
+            try:
+                return await self.store.txn(guards, operations, read_if_failed=read_if_failed), sure
+            except StoreUnavailableError as error:
+                if error.reason != StoreUnavailableError.reason or self.clock.boottime() >= until:
+                    raise
+                sure = False
+            await self.clock.sleep(_AGAIN_S)
+
+    def is_stored(self, kind: type[R], item: KeyValue, uid: str) -> bool:
+        """Whether what was found is the object of that uid."""
+        obj = self._try_decode(kind, item.key, item.value, item.mod_revision)
+        return obj is not None and obj.metadata.uid == uid
+
     # ------------------------------------------------------------ inside
 
     def _born(self, obj: R) -> R:
@@ -270,11 +293,11 @@ class Registry:
         free: dict[str, int] = {}
         for _ in range(_TRIES):
             claims = change_of(current, None if gone else wanted, free)
-            result, sure = await self._once([guard, *claims.guards], [operation, *claims.operations], [key, *claims.wanted])
+            result, sure = await self.once([guard, *claims.guards], [operation, *claims.operations], [key, *claims.wanted])
             if result.done:
                 return True, with_revision(wanted, str(result.revision))
             found = result.found[0]
-            if not sure and gone and (found is None or not self._is(type(current), found, current.metadata.uid)):
+            if not sure and gone and (found is None or not self.is_stored(type(current), found, current.metadata.uid)):
                 return True, wanted
             if not sure and isinstance(operation, Put) and found is not None and found.value == operation.value:
                 return True, with_revision(wanted, str(found.mod_revision))
@@ -282,28 +305,6 @@ class Registry:
                 return False, self._require(type(current), found, current.metadata.name, current.metadata.namespace)
             free = await nobodys(wanted, claims, result.found[1:], self.get)
         raise _conflict(current, "what it wants changes hands all the time")
-
-    async def _once(
-        self, guards: Sequence[Compare], operations: Sequence[Put | Delete], read_if_failed: Sequence[str]
-    ) -> tuple[TxnResult, bool]:
-        """A transaction whose guards no longer hold once it is done, and whether the first answer was had.
-
-        Without it a failure may mean that an earlier try was done. Raises StoreUnavailableError when none comes for long.
-        """
-        until = self.clock.boottime() + _UNANSWERED_S
-        sure = True
-        while True:
-            try:
-                return await self.store.txn(guards, operations, read_if_failed=read_if_failed), sure
-            except StoreUnavailableError as error:
-                if error.reason != StoreUnavailableError.reason or self.clock.boottime() >= until:
-                    raise
-                sure = False
-            await self.clock.sleep(_AGAIN_S)
-
-    def _is(self, kind: type[R], item: KeyValue, uid: str) -> bool:
-        obj = self._try_decode(kind, item.key, item.value, item.mod_revision)
-        return obj is not None and obj.metadata.uid == uid
 
     def _require(self, kind: type[R], item: KeyValue | None, name: str, namespace: str) -> R:
         words = keys.describe(kind, name, namespace)

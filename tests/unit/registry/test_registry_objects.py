@@ -14,6 +14,7 @@ from primordia.drivers.store_memory import MemoryStore
 from primordia.kit.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, PermanentError
 from primordia.ports.store import CompactedError, Compare, Put, StoreUnavailableError, TxnResult
 from primordia.registry import keys
+from primordia.registry.births import create_with_uid
 from primordia.registry.codec import with_metadata
 from primordia.registry.registry import Registry, same, unchanged
 from primordia.testing.store import HandClock
@@ -291,6 +292,24 @@ async def test_a_creation_without_an_answer_is_done_once(
     assert made == await registry.get(Node, "n1")
     with pytest.raises(AlreadyExistsError):
         await registry.create(node())
+
+
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_birth_without_an_answer_happens_once(registry: Registry, monkeypatch: pytest.MonkeyPatch, done: bool) -> None:
+    store = Unanswered(registry, monkeypatch, done=done, lost=2)
+    born = await create_with_uid(registry, with_metadata(node(), uid="mine"))
+    assert store.calls == 3
+    assert born == await registry.get(Node, "n1")
+    with pytest.raises(AlreadyExistsError):
+        await create_with_uid(registry, with_metadata(node(), uid="another"))
+
+
+async def test_a_birth_without_an_answer_is_not_taken_for_another(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = await registry.create(node())
+    Unanswered(registry, monkeypatch, done=False)
+    with pytest.raises(AlreadyExistsError):
+        await create_with_uid(registry, with_metadata(node(), uid="mine"))
+    assert await registry.get(Node, "n1") == other
 
 
 @pytest.mark.parametrize("done", [True, False])
