@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         status = _perform(options)
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     except BrokenPipeError:
         # The reader (as `head`) has seen enough. Python would complain once more at exit, so give it a quiet place.

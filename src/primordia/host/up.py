@@ -219,6 +219,17 @@ async def _start_node(
         process = None
     else:
         process = spawn_supervisor(here)
+    try:
+        await _has_its_place(node, here, process)
+    except BaseException:
+        if process is not None:
+            process.kill()  # before it has its place, whoever takes the soup down does not find it
+        raise
+    if process is not None:
+        process.returncode = 0  # it is nobody's child from here on
+
+
+async def _has_its_place(node: SoupNode, here: NodePaths, process: subprocess.Popen[bytes] | None) -> None:
     deadline = time.monotonic() + SUPERVISOR_WITHIN_S
     while not running_pid(here.run / PID_FILE):
         if (process is not None and process.poll() is not None) or time.monotonic() > deadline:
@@ -227,8 +238,6 @@ async def _start_node(
                 remedy=f"Look at {here.logs / 'supervisor.log'}, then run `primordia up` again.",
             )
         await asyncio.sleep(0.01)
-    if process is not None:
-        process.returncode = 0  # it is nobody's child from here on
 
 
 def _settings(soup: SoupFile, node: SoupNode, paths: SoupPaths, cache: Path, tools: Tools) -> NodeConfig:
