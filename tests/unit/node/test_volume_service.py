@@ -18,10 +18,11 @@ from primordia.domain.ranges import Range
 from primordia.domain.snapshots import Manifest
 from primordia.drivers.guest_fake import FakeAgent, FakeGuest
 from primordia.drivers.volumes_memory import MemoryVolumes
-from primordia.kit.errors import AlreadyExistsError, InvalidError, NotFoundError, PrimordiaError, TemporaryError
+from primordia.kit.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError, PrimordiaError, TemporaryError
 from primordia.node.volumes import standing as still
 from primordia.node.volumes.births import Births
 from primordia.node.volumes.restoring import ANNOTATION
+from primordia.ports.store import StoreUnavailableError
 from primordia.registry.registry import Registry
 from primordia.sim.objects import make_lifeform
 from primordia.testing.cuts import NODE, SIZE, CutWorld, cut_world
@@ -168,6 +169,43 @@ def test_a_restore_that_was_cut_off_anywhere_is_finished_by_the_next_daemon(tmp_
             assert begun or at == 0
 
         in_world(folder, test)
+
+
+def test_a_restore_whose_end_cannot_be_written_is_finished_later_and_never_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine goes away between the change of the content and that of the object."""
+
+    async def test(world: CutWorld) -> None:
+        owned = await world.volume("shop-main", lifeform="shop")
+        await with_lifeform(world)
+        for letter in (b"a", b"b", b"c"):
+            await fill(world, owned.uid, letter)
+            await world.cutter.cut(owned)
+
+        async def silence(*args: Any, **kwargs: Any) -> Any:
+            raise StoreUnavailableError("No answer.")
+
+        restore = world.pool.restore
+
+        async def restore_and_lose_the_engine(*args: Any, **kwargs: Any) -> Manifest:
+            made = await restore(*args, **kwargs)
+            monkeypatch.setattr(world.registry.store, "txn", silence)
+            return made
+
+        monkeypatch.setattr(world.pool, "restore", restore_and_lose_the_engine)
+        with pytest.raises(StoreUnavailableError):
+            await world.service.restore(NS, "shop-main", RestoreRequest(to="1"))
+        with pytest.raises(ConflictError, match="being restored"):
+            await world.service.restore(NS, "shop-main", RestoreRequest(to="2"))
+        monkeypatch.undo()
+        await world.clock.sleep(30)
+        volume = await stored(world, "shop-main")
+        assert (volume.status.epoch, ANNOTATION in volume.metadata.annotations) == (2, False)
+        assert (await world.registry.get(Lifeform, "shop", NS)).spec.operating_mode == "Running"
+        assert (await world.pool.disk(owned.uid)).read_bytes()[:1] == b"a"
+
+    in_world(tmp_path, test)
 
 
 class _Dead(BaseException):

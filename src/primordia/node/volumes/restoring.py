@@ -8,9 +8,8 @@ that has not got it must not be started from, for it would bring back what was u
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -68,7 +67,7 @@ class Restorer:
         Raises NotFoundError, ConflictError (under way already), TemporaryError when what runs with it does not stop.
         """
         source = find_snapshot(await self._keeper.pool.snapshots(owned.uid), to, owned.title)
-        if owned.uid in self._at_work:
+        if owned.uid in self._at_work or _intent_of(owned.volume) is not None:
             raise ConflictError(f"The volume {owned.title} is being restored already.", remedy="Wait for it.")
         self._at_work.add(owned.uid)
         try:
@@ -89,7 +88,10 @@ class Restorer:
 
         self._keeper.subscribe(look)
         try:
-            await asyncio.get_running_loop().create_future()
+            while True:  # one whose end could not be written is told by nobody
+                await self._clock.sleep(_RETRY_S)
+                for uid in list(self._keeper.owned):
+                    look(uid)
         finally:
             await tasks.close()
 
@@ -113,7 +115,8 @@ class Restorer:
         try:
             return await self._finish(owned, source, intent)
         except PrimordiaError:
-            await self._give_up(owned, intent)
+            if not self._is_done(owned, await self._keeper.pool.snapshots(owned.uid)):
+                await self._give_up(owned, intent)
             raise
 
     async def _begin(self, owned: OwnedVolume, number: int) -> Intent:
@@ -156,12 +159,16 @@ class Restorer:
 
     async def _replaced(self, owned: OwnedVolume, source: Manifest) -> tuple[Manifest, Manifest]:
         """The snapshot of how it was, and the restored one; both are there already when only the object lags behind."""
-        pool, epoch = self._keeper.pool, owned.epoch + 1
+        pool = self._keeper.pool
         there = await pool.snapshots(owned.uid)
-        if len(there) > 1 and there[-1].epoch == epoch:
+        if self._is_done(owned, there):
             return there[-2], there[-1]
         before = (await self._cutter.take_held(owned, quiesce=False)).manifest
-        return before, await pool.restore(owned.uid, source.number, epoch=epoch)
+        return before, await pool.restore(owned.uid, source.number, epoch=owned.epoch + 1)
+
+    def _is_done(self, owned: OwnedVolume, there: Sequence[Manifest]) -> bool:
+        """Whether the content is the restored one already, and only the object lags behind: then there is no way back."""
+        return len(there) > 1 and there[-1].epoch == owned.epoch + 1
 
     async def _wait_until_stopped(self, owned: OwnedVolume) -> None:
         end_s = self._clock.boottime() + _STOP_S
