@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from primordia.kit.errors import ConflictError
-from primordia.ports.store import Compare, Delete, Put
+from primordia.ports.store import Compare, Delete, KeyValue, Put
 from primordia.registry import keys, rules
 from primordia.registry.claims import change_of
 from primordia.registry.codec import encode, with_metadata, with_revision
@@ -30,20 +30,33 @@ async def write_together(
     Raises ConflictError when one is no longer as it was read, or exists already, or a guard does not hold.
     """
     asked = list(guards)
-    operations: list[Put | Delete] = list(also)
+    puts: list[Put] = []
+    claimed: list[Put | Delete] = []
     written = []
     for before, wanted in pairs:
         after = _born(registry, wanted) if before is None else _successor(before, wanted)
         claims = change_of(before, after)
         key = keys.key_of_object(after)
         asked += [Compare(key, "mod", 0) if before is None else unchanged(before), *claims.guards]
-        operations += [Put(key, encode(after)), *claims.operations]
+        puts.append(Put(key, encode(after)))
+        claimed += claims.operations
         written.append(after)
-    result = await registry.store.txn(asked, operations)
-    if not result.done:
+    result, sure = await registry.once(asked, [*also, *puts, *claimed], [put.key for put in puts])
+    revision = result.revision if result.done else 0 if sure else _done_before(pairs, puts, result.found)
+    if not revision:
         names = ", ".join(keys.describe(type(each), each.metadata.name, each.metadata.namespace) for _, each in pairs)
         raise ConflictError(f"{names} cannot be written together: one of them has changed.", remedy="Look again.")
-    return tuple(with_revision(each, str(result.revision)) for each in written)
+    return tuple(with_revision(each, str(revision)) for each in written)
+
+
+def _done_before(pairs: Sequence[Pair], puts: Sequence[Put], found: Sequence[KeyValue | None]) -> int:
+    """The revision at which a transaction that got no answer has put all this, 0 if that cannot be told."""
+    there = [item for put, item in zip(puts, found, strict=True) if item is not None and item.value == put.value]
+    revisions = {item.mod_revision for item in there}
+    if len(there) < len(puts) or len(revisions) != 1:
+        return 0
+    revision = revisions.pop()
+    return revision if all(before is None or revision > int(before.metadata.resource_version) for before, _ in pairs) else 0
 
 
 def _born(registry: Registry, obj: Resource) -> Resource:

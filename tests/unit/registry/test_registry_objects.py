@@ -17,6 +17,7 @@ from primordia.registry import keys
 from primordia.registry.births import create_with_uid
 from primordia.registry.codec import with_metadata
 from primordia.registry.registry import Registry, same, unchanged
+from primordia.registry.together import write_together
 from primordia.testing.store import HandClock
 from primordia.wire.meta import ObjectMeta
 from primordia.wire.resources import Image, Node, NodeSpec, NodeStatus, Secret
@@ -241,6 +242,10 @@ async def test_finalizers_hold_an_object_until_the_last_is_gone(registry: Regist
         await registry.get(Node, "n1")
 
 
+GONE = Compare("somebody", "mod", 7)
+"""A guard that does not hold."""
+
+
 class HastyClock(HandClock):
     """Time passes when somebody waits."""
 
@@ -320,6 +325,32 @@ async def test_a_change_without_an_answer_is_done_once(registry: Registry, monke
     assert store.calls == 2
     assert changed == await registry.get(Node, "n1")
     assert int(changed.metadata.resource_version) == int(made.metadata.resource_version) + 1
+
+
+@pytest.mark.parametrize("done", [True, False])
+async def test_what_is_written_together_without_an_answer_is_written_once(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    made = await registry.create(node())
+    store = Unanswered(registry, monkeypatch, done=done, lost=2)
+    changed, born = await write_together(registry, [(made, cordoned(made)), (None, with_metadata(node(), name="n2"))])
+    assert store.calls == 3
+    assert changed == await registry.get(Node, "n1")
+    assert born == await registry.get(Node, "n2")
+    assert changed.metadata.resource_version == born.metadata.resource_version
+
+
+async def test_what_another_changed_is_not_written_together(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = await registry.create(node())
+    await registry.update(cordoned(made))
+    for wanted in (made, with_metadata(made, labels={"a": "b"})):
+        Unanswered(registry, monkeypatch, done=False)
+        with pytest.raises(ConflictError):
+            await write_together(registry, [(made, wanted)])
+    now = await registry.get(Node, "n1")
+    with pytest.raises(ConflictError):  # as it is, but not by this
+        Unanswered(registry, monkeypatch, done=False)
+        await write_together(registry, [(now, now)], [GONE])
 
 
 async def test_a_change_that_another_overtook_says_so(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
