@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 BY_NODE = "node"
 _TICK_S = 1.0
 _UNSURE_S = 0.5
-_SEE_S = 0.1
+_SEE_S = 0.02
 _BLIND_S = 3.0
 OVERRIDE_S = 300.0
 """How long `failover --all` lifts the hold."""

@@ -16,6 +16,7 @@ from primordia.domain import takeover
 from primordia.domain.lease import LEASES
 from primordia.domain.timings import Timings
 from primordia.kit.clock import Clock
+from primordia.kit.deadline import wait_event
 from primordia.kit.errors import NotFoundError, PrimordiaError
 from primordia.ports.store import Store
 
@@ -65,6 +66,11 @@ class LeaseReadings:
         self._leads = leads
         self._leader = leader
         self._readings: dict[str, Reading] = {}
+        self._wake = asyncio.Event()
+
+    def look(self) -> None:
+        """Whom to ask has changed: do not wait for the next turn."""
+        self._wake.set()
 
     def of(self, page: Page) -> Reading | None:
         """The last reading of this life's lease."""
@@ -81,6 +87,7 @@ class LeaseReadings:
         """Ask until cancelled."""
         await self._book.filled()
         while True:
+            self._wake.clear()
             now = self._clock.boottime()
             asked = self._asked()
             try:
@@ -90,7 +97,8 @@ class LeaseReadings:
             except PrimordiaError as error:
                 log.warning("the nodes' leases cannot be read: %s", error)
             soonest = min((self._reading(page).due_s for page in asked), default=now + _TICK_S)
-            await self._clock.sleep(min(_TICK_S, max(_SHORTEST_S, soonest - self._clock.boottime())))
+            pause_s = min(_TICK_S, max(_SHORTEST_S, soonest - self._clock.boottime()))
+            await wait_event(self._clock, self._wake, pause_s)
 
     def _asked(self) -> list[Page]:
         pages = self._book.pages

@@ -20,8 +20,10 @@ from primordia.control.nodes import NodeMonitor
 from primordia.control.owners import settle_owners
 from primordia.control.readings import LeaseReadings
 from primordia.domain.contact import Contact, fit_to_lead, why_unsure
+from primordia.domain.lease import lease_key
 from primordia.domain.timings import Timings
 from primordia.kit.clock import Clock
+from primordia.kit.deadline import wait_event
 from primordia.kit.errors import PrimordiaError
 from primordia.kit.ids import new_uid
 from primordia.ports.store import Compare, Store
@@ -66,6 +68,7 @@ class Leading:
         self._rng = rng or random.Random()
         self._store = store
         self._informers = informers
+        self._page_changed = asyncio.Event()
         self._clock = clock
         self._events = events
         for kind in (Lifeform, Context, Node, Volume):
@@ -90,12 +93,37 @@ class Leading:
             following = [
                 group.create_task(self.book.run(), name="lifebook"),
                 group.create_task(self.readings.run(), name="readings"),
+                group.create_task(self._follow_leader(), name="leader's node"),
             ]
             try:
                 await self.leader.run(self._lead)
             finally:
                 for task in following:
                     task.cancel()
+
+    async def _follow_leader(self) -> None:
+        """A leader whose node has lost its lease is waited for no longer: its office may last a second more, and the node's
+        death is the first thing that its successor has to see to."""
+        await self.book.filled()
+        self.book.subscribe(self._on_page)
+        try:
+            while True:
+                self._page_changed.clear()
+                leader = self.leader.leader.partition("/")[0]
+                page = self.book.get(leader)
+                pause_s: float | None = None
+                if page is not None and page.seen and not page.present and not self.leader.leads:
+                    pause_s = _RETRY_S
+                    try:
+                        await self.leader.depose([Compare(lease_key(leader), "create", 0)])
+                    except PrimordiaError as error:
+                        log.info("%s, whose node has lost its lease, is still in office: %s", leader, error)
+                await wait_event(self._clock, self._page_changed, pause_s)
+        finally:
+            self.book.unsubscribe(self._on_page)
+
+    def _on_page(self, _node: str) -> None:
+        self._page_changed.set()
 
     def _is_fit(self) -> bool:
         return self._contact is None or fit_to_lead(self._contact(), self._timings, self._clock.boottime())
@@ -105,6 +133,7 @@ class Leading:
 
     async def _lead(self, guard: Compare) -> None:
         registry = Registry(GuardedStore(self._store, [guard]), self._clock, new_uid=self._new_uid)
+        self.readings.look()
         await self._prepare(registry)
         deaths = DeathWatch(
             registry, self._informers, self.book, self.readings, self._clock, timings=self._timings, unsure=self._unsure

@@ -43,8 +43,7 @@ class Informers:
 
     async def refresh(self, *kinds: type[Resource]) -> None:
         """List these kinds again: what was written before this call is in their caches after it. StoreUnavailableError."""
-        for kind in kinds:
-            await self._informers[kind].refresh()
+        await asyncio.gather(*(self._informers[kind].refresh() for kind in kinds))
 
     @property
     def is_synced(self) -> bool:

@@ -5,14 +5,16 @@ compares the key's create revision, to be in each of its transactions (`registry
 leader from doing harm: it stops by its own deadline, before the lease can end; and if it was frozen over that deadline,
 the store refuses what it still writes. The second alone makes it safe, the first keeps it quiet.
 
-The others do not ask again and again: they watch the key, and whoever resigns in order is followed at once.
+The others do not ask again and again: they watch the key, and whoever resigns in order is followed at once. So is one of whom
+it is known by other means that it is over (`depose`): its lease may run for a second longer than whatever tells of its end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from primordia.domain.lease import (
     Action,
@@ -39,7 +41,7 @@ from primordia.domain.timings import Timings
 from primordia.kit.clock import Clock
 from primordia.kit.deadline import wait_event, within
 from primordia.kit.errors import NotFoundError, PrimordiaError
-from primordia.ports.store import Compare, KeyValue, Put, Store
+from primordia.ports.store import Compare, Delete, KeyValue, Put, Store
 from primordia.registry.keys import ROOT
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,22 @@ class Leader:
     def leader(self) -> str:
         """Who leads, as far as is known: ourselves, the one that was found in office, or nobody."""
         return self._name if self.leads else self._state.taken_by
+
+    async def depose(self, guards: Sequence[Compare]) -> bool:
+        """End the office of whoever else is in it, where all `guards` hold; whether that was done. StoreUnavailableError.
+
+        Safe whatever is true of that one: all that it writes is compared with the key that goes here.
+        """
+        name, found = self._state.taken_by, await self._store.get(self._key)
+        if not name or found is None or found.value != name.encode():
+            return False
+        guards = [*guards, Compare(self._key, "create", found.create_revision)]
+        if not (await self._store.txn(guards, [Delete(self._key)])).done:
+            return False
+        log.warning("%s is no longer in office: %s has ended that", name, self._name)
+        with contextlib.suppress(NotFoundError):
+            await self._store.revoke(found.lease)  # so that it hears of it, if it lives
+        return True
 
     async def run(self, work: Work) -> None:
         """Do `work` whenever, and only while, we lead; it is cancelled when the office is lost. Until cancelled, then resign.
@@ -183,15 +201,17 @@ class Leader:
 
     async def _follow(self) -> None:
         """Wait until the key that is another's goes; then look."""
+        gone = False
         try:
             async with self._store.watch(self._key, after_revision=self._seen) as batches:
                 async for batch in batches:
-                    if any(event.key == self._key and event.value is None for event in batch.events):
+                    gone = any(event.key == self._key and event.value is None for event in batch.events)
+                    if gone:
                         break
         except PrimordiaError as error:
             log.debug("%s: %s", self._key, error)
             await self._clock.sleep(self._timings.refused_every_s)
-        self._set(LeaseState())
+        self._set(LeaseState(free=gone))
 
     async def _end_predecessor(self) -> None:
         """A key under our own name is a dead process's; a new one is wanted, so that nothing late of it is accepted."""

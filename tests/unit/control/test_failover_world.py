@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
@@ -29,6 +30,8 @@ from primordia.wire.conditions import find
 from primordia.wire.meta import ObjectMeta
 from primordia.wire.resources import Context, ContextSpec, ContextTemplate, Lifeform, Node, Recovery, Soup, Volume
 from primordia.wire.volumes import holder_finalizer
+
+Dies = Callable[[SurvivalWorld, str], Awaitable[None]]
 
 
 def test_a_lifeform_goes_on_from_its_copy_in_the_next_epoch_and_says_so() -> None:
@@ -532,8 +535,10 @@ def test_a_new_leader_gives_those_it_never_saw_their_grace() -> None:
     play_survival(story)
 
 
-def test_the_death_of_the_leaders_own_node_is_not_waited_for_longer() -> None:
-    """Who comes into office has watched that lease run out, and no other."""
+@pytest.mark.parametrize(("dies", "within_s"), [(SurvivalWorld.power_off, 8.0), (SurvivalWorld.prove_death, 1.0)])
+def test_the_death_of_the_leaders_own_node_is_not_waited_for_longer(dies: Dies, within_s: float) -> None:
+    """Who comes into office has watched that lease run out, and no other; and the office of one whose node has lost its lease
+    is not waited for."""
 
     async def story(world: SurvivalWorld) -> None:
         await world.kill()
@@ -554,9 +559,9 @@ def test_the_death_of_the_leaders_own_node_is_not_waited_for_longer() -> None:
         stores[first].away = True
         for task in tasks[first]:
             task.cancel()
-        await world.power_off(first)
+        await dies(world, first)
         await world.until(world.moved("other", 2))
-        assert world.clock.boottime() - begun < 8
+        assert world.clock.boottime() - begun < within_s
         for task in (each for some in tasks.values() for each in some):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -12,7 +12,7 @@ import pytest
 from primordia.domain.timings import Timings
 from primordia.drivers.store_memory import KeyChange, MemoryStore
 from primordia.kit.errors import PrimordiaError
-from primordia.ports.store import Compare, Put, Store
+from primordia.ports.store import Compare, Delete, Put, Store
 from primordia.registry.guarded import GuardedStore, GuardError
 from primordia.registry.leader import LEADERS, Leader
 from primordia.sim.store import FaultyStore
@@ -212,13 +212,16 @@ def test_through_a_stormy_hour_only_the_holder_writes_and_somebody_always_leads_
         rng = random.Random(seed)
         for _ in range(60):
             victim = rng.choice(contest.contenders)
-            trouble = rng.choice(["away", "stop", "slow", "lose"])
+            trouble = rng.choice(["away", "stop", "slow", "lose", "depose"])
             if trouble == "away":
                 victim.store.away = True
             elif trouble == "stop":
                 victim.clock.stop()
             elif trouble == "slow":
                 victim.store.latency_s = rng.uniform(1, 12)
+            elif trouble == "depose":
+                with contextlib.suppress(PrimordiaError):
+                    await victim.leader.depose([])
             else:
                 victim.store.lose = lambda: rng.random() < 0.5
             await asyncio.sleep(rng.uniform(0.1, 20))
@@ -231,6 +234,30 @@ def test_through_a_stormy_hour_only_the_holder_writes_and_somebody_always_leads_
         assert len({name for _, name in contest.writes}) > 1
 
     play(story, seed)
+
+
+def test_one_whose_node_is_known_to_be_gone_is_followed_at_once_and_no_other() -> None:
+    async def story(contest: Contest) -> None:
+        first = await contest.leader()
+        second = next(each for each in contest.contenders if each is not first)
+        await contest.memory.txn([], [Put("/node", b"lives")])
+        gone = Compare("/node", "create", 0)
+        await asyncio.sleep(5)
+        assert second.leader.leader == first.name
+        assert not await second.leader.depose([gone])
+        assert not await first.leader.depose([]), "nobody deposes himself"
+        assert await contest.leader() is first
+        first.store.away = True
+        await contest.memory.txn([], [Delete("/node")])
+        begun = contest.clock.boottime()
+        assert await second.leader.depose([gone])
+        await contest.leader(other_than=first.name)
+        assert contest.clock.boottime() - begun < 1
+        first.store.away = False
+        await asyncio.sleep(5)
+        assert not first.working, "it has heard of it"
+
+    play(story)
 
 
 def test_a_failing_work_ends_the_contender_and_frees_the_office() -> None:
