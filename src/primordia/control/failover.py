@@ -41,7 +41,9 @@ log = logging.getLogger(__name__)
 BY_OWNER = "owner"
 _AGAIN_S = 2.0
 """Parked lifeforms are looked at again so often at the latest: what they wait for may be a sum that no event tells of."""
-_REST_S = 0.05
+_GATHER_S = 0.05
+"""Nodes that die together are told of one after another: so long after the first of them it is planned."""
+_REST_S = 0.01
 _START_S = 60.0
 """So long a lifeform that does not come up keeps others from being started on its node."""
 
@@ -87,6 +89,9 @@ class FailoverController:
         try:
             while True:
                 self._changed.clear()
+                if self._learn():
+                    await self._clock.sleep(_GATHER_S)
+                    self._learn()
                 begun = self._clock.boottime()
                 pause = await self._pass()
                 # What many events ask for at once is done once; and never more than a part of the time is spent on it.
@@ -121,7 +126,9 @@ class FailoverController:
             self._changed.set()
 
     def _on_node(self, change: Change[Node]) -> None:
-        if self._known and (change.old is None or change.new is None or change.old.status != change.new.status):
+        about = change.new or change.old
+        concerns = bool(self._known) or (about is not None and self._is_dead(about.metadata.name))
+        if concerns and (change.old is None or change.new is None or change.old.status != change.new.status):
             self._changed.set()
 
     def _is_dead(self, node: str) -> bool:
@@ -133,18 +140,14 @@ class FailoverController:
     async def _pass(self) -> float | None:
         """Do what can be done now; how long until it has to be looked again, None for until something changes."""
         now = self._clock.boottime()
-        pages = {name: page for name, page in self._book.pages.items() if page.dead and self._is_away(name)}
-        lives = {(page.node, page.life) for page in pages.values()}
-        if lives - self._known.keys():
-            # Nodes that die together are told of one after another: their lifeforms are to be served as one.
-            self._known = {life: self._known.get(life, now) for life in lives}
-            return _REST_S
-        self._known = {life: self._known[life] for life in lives}
         pause: float | None = None
         try:
             # As they are now, and for the whole pass: a page changes under whoever waits.
-            still = [(name, page) for name, page in pages.items() if page.dead and (name, page.life) in lives]
-            pages = {name: dataclasses.replace(page) for name, page in still}
+            pages = {
+                name: dataclasses.replace(page)
+                for name, page in self._book.pages.items()
+                if page.dead and (name, page.life) in self._known
+            }
             estates = self._estates(pages)
             lost = self._lost(estates)
             actions = plan(lost, self._view(pages), self._timings, now)
@@ -162,6 +165,14 @@ class FailoverController:
             log.exception("a pass over what the dead left has failed")
             return _AGAIN_S
         return pause
+
+    def _learn(self) -> bool:
+        """See which lives are over; whether any of them is news."""
+        now = self._clock.boottime()
+        lives = {(name, page.life) for name, page in self._book.pages.items() if page.dead and self._is_away(name)}
+        news = bool(lives - self._known.keys())
+        self._known = {life: self._known.get(life, now) for life in lives}
+        return news
 
     def _is_away(self, name: str) -> bool:
         """Whether it is known not to be ready: before that the scheduler may still choose it."""
