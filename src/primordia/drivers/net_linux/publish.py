@@ -16,7 +16,7 @@ import functools
 import logging
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from primordia.drivers.net_linux.listeners import describe_bind_failure
 from primordia.kit import netns
@@ -25,7 +25,9 @@ from primordia.ports.network import Publication, PublicationFault
 
 MOST_CONNECTIONS_OF_A_PORT = 256
 MOST_CONNECTIONS = 1024
-CONNECT_WITHIN_S = 5.0
+_CONNECT_TRIES_S = (0.1, 0.2, 0.4, 0.8, 3.5)
+"""What comes to a context before its guest has its address is lost, and a kernel asks again only after a second: that is long
+beside a start. So it is asked anew soon; by a guest that is slow and not absent, the last of them is answered."""
 _PIECE_BYTES = 1 << 16
 _QUEUE = 256
 _ACCEPT_PAUSE_S = 0.2
@@ -145,24 +147,46 @@ class PublishedPort:
 
     async def _carry(self, client: socket.socket) -> None:
         whole = False
-        with client, socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as target:
+        with client:
             try:
                 _prepare(client)
-                _prepare(target)
-                async with asyncio.timeout(CONNECT_WITHIN_S):
-                    place = (self._publication.address, self._publication.target_port)
-                    await asyncio.get_running_loop().sock_connect(target, place)
-                async with asyncio.TaskGroup() as both:
-                    both.create_task(_copy(client, target), name="to the context")
-                    both.create_task(_copy(target, client), name="from the context")
-                whole = True
+                with await connect((self._publication.address, self._publication.target_port)) as target:
+                    try:
+                        await _carry_both(client, target)
+                        whole = True
+                    finally:
+                        if not whole:
+                            _abort(target)
             except* (OSError, TimeoutError) as errors:
                 log.debug("a connection of port %d ended: %s", self._publication.port, errors.exceptions[0])
             finally:
                 if not whole:
                     # Neither side may take a cut connection for an orderly end.
                     _abort(client)
-                    _abort(target)
+
+
+async def connect(place: tuple[str, int], tries_s: Sequence[float] = _CONNECT_TRIES_S) -> socket.socket:
+    """A connection to the place, asked for again where nothing at all comes back. Raises OSError, TimeoutError."""
+    for patience_s in tries_s:
+        target = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            _prepare(target)
+            async with asyncio.timeout(patience_s):
+                await asyncio.get_running_loop().sock_connect(target, place)
+        except TimeoutError:
+            target.close()
+        except BaseException:
+            target.close()
+            raise
+        else:
+            return target
+    raise TimeoutError(f"{place[0]} does not answer within {sum(tries_s):g} s")
+
+
+async def _carry_both(client: socket.socket, target: socket.socket) -> None:
+    async with asyncio.TaskGroup() as both:
+        both.create_task(_copy(client, target), name="to the context")
+        both.create_task(_copy(target, client), name="from the context")
 
 
 async def _copy(source: socket.socket, target: socket.socket) -> None:
