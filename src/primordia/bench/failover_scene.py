@@ -136,25 +136,37 @@ class Scene:
 
 
 class Asker:
-    """A client that asks the published port of all nodes but one, in turns."""
+    """A client that asks the published port of all nodes but one, each without waiting for the others."""
 
     def __init__(self, scene: Scene, *, without: str) -> None:
         self._hosts = [scene.ground.address(node) for node in scene.ground.nodes if node != without]
         self._port = scene.port
+        self._said: set[str] = set()
 
     async def answered(self, record: str) -> float:
         """Ask until the record is what is answered, and give the moment. Raises TemporaryError."""
-        deadline = time.monotonic() + PATIENCE_S
-        last = "nothing"
-        while time.monotonic() < deadline:
-            for host in self._hosts:
-                said = await fetch(host, self._port, "/record")
-                moment = time.monotonic()
-                if said == record:
-                    return moment
-                last = repr(said) if said else last
-            await asyncio.sleep(_ASK_AGAIN_S)
+        asking = [asyncio.create_task(self._ask(host, record), name=f"bench/ask {host}") for host in self._hosts]
+        try:
+            done, _ = await asyncio.wait(asking, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in asking:
+                each.cancel()
+            await asyncio.wait(asking)
+        if done:
+            return min(each.result() for each in done)
+        last = ", ".join(sorted(self._said)) or "nothing"
         raise TemporaryError(f"Nobody answered {record!r} within {PATIENCE_S:.0f} s, but {last}.", remedy="Measure again.")
+
+    async def _ask(self, host: str, record: str) -> float:
+        """Ask one host until it says that, and give the moment."""
+        while True:
+            said = await fetch(host, self._port, "/record")
+            moment = time.monotonic()
+            if said == record:
+                return moment
+            if said:
+                self._said.add(repr(said))
+            await asyncio.sleep(_ASK_AGAIN_S)
 
 
 async def fetch(host: str, port: int, path: str) -> str:
