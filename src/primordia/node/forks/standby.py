@@ -1,8 +1,11 @@
 """Templates of what this node may have to take over: it holds copies of a lifeform's data, and is ready to start it as a fork.
 
 When a node dies, whoever goes on with its lifeforms should not have to fetch an image and boot first. So image and plain
-template of each context of such a lifeform are made beforehand: one after the other, and only when nothing has changed for a
+template of each context of such a lifeform are made beforehand: one after the other, and when nothing has changed for a
 moment, for what runs comes first. A failure is no more than a slower start, and is tried again now and then.
+
+What lies here already is looked at without a wait: a template is read and verified once in a daemon's life, and that, too, is
+not to be done while somebody waits for a lifeform.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from primordia.wire.resources import ContextTemplate, Lifeform, Volume
 
 log = logging.getLogger(__name__)
 
-_CALM_S = 5.0
+_CALM_S = 2.0
+_LONGEST_S = 10.0
+"""Somewhere in a large soup something changes all the time; so long it is waited for a calm moment."""
 _AGAIN_S = 600.0
 """Also what keeps them from being collected as unused."""
 
@@ -46,14 +51,22 @@ class Standby:
         try:
             while True:
                 await wait_event(self._services.clock, self._wake, _AGAIN_S)
-                while self._wake.is_set():
-                    self._wake.clear()
-                    await self._services.clock.sleep(_CALM_S)
                 for title, template in self.wanted().items():
-                    await self._prepare(title, template)
+                    await self._prepare(title, template, build=False)
+                await self._calm()
+                for title, template in self.wanted().items():
+                    await self._prepare(title, template, build=True)
         finally:
             self._volumes.unsubscribe(self._on_volume)
             self._lifeforms.unsubscribe(self._on_lifeform)
+
+    async def _calm(self) -> None:
+        """Wait until nothing has changed for a moment."""
+        clock = self._services.clock
+        end_s = clock.boottime() + _LONGEST_S
+        while self._wake.is_set() and clock.boottime() < end_s:
+            self._wake.clear()
+            await clock.sleep(_CALM_S)
 
     def wanted(self) -> dict[str, ContextTemplate]:
         """The contexts of the lifeforms of whose data a copy is to be here; of equal ones one is enough."""
@@ -79,12 +92,13 @@ class Standby:
         if new is not None and (old is None or old.spec.contexts != new.spec.contexts):
             self._wake.set()
 
-    async def _prepare(self, title: str, template: ContextTemplate) -> None:
+    async def _prepare(self, title: str, template: ContextTemplate, *, build: bool) -> None:
         services = self._services
         try:
             root = await services.image_keeper.root(template.image, lambda _: None)
             shape = shape_of(template.image, root, template.resources, services.settings.scratch_bytes, data=_data_of(template))
-            await self._templates.ensure(plain_recipe(shape, root.config))
+            recipe = plain_recipe(shape, root.config)
+            await (self._templates.ensure(recipe) if build else self._templates.find(recipe))
             self._told.pop(title, None)
         except (PrimordiaError, ValueError) as error:
             if self._told.get(title) != str(error):
