@@ -24,7 +24,9 @@ from primordia.wire.meta import Status
 from primordia.wire.problems import Problems
 
 _CHUNK = 64 * 1024
-_FIRST_S = 0.25
+_FOLLOWED_S = 0.25
+_FIRST_S = 30.0
+"""A node that asks for another waits a little longer for headers."""
 
 
 async def log(request: web.BaseRequest, target: Target, services: Services) -> web.StreamResponse:
@@ -34,7 +36,7 @@ async def log(request: web.BaseRequest, target: Target, services: Services) -> w
     follow, previous, stamped = flag(query, "follow"), flag(query, "previous"), flag(query, "timestamps")
     place = await place_of(request, target, services)
     lines = place.contexts.logs(place.uid, follow=follow, tail=tail, previous=previous)
-    return await send(request, _encoded(lines, stamped), "text/plain")
+    return await send(request, _encoded(lines, stamped), "text/plain", first_s=_FOLLOWED_S if follow else _FIRST_S)
 
 
 async def _encoded(lines: AsyncIterator[LogLine], stamped: bool) -> AsyncIterator[bytes]:
@@ -66,16 +68,18 @@ def _path(request: web.BaseRequest) -> str:
     return path
 
 
-async def send(request: web.BaseRequest, chunks: AsyncIterator[bytes], content_type: str) -> web.StreamResponse:
+async def send(
+    request: web.BaseRequest, chunks: AsyncIterator[bytes], content_type: str, *, first_s: float = _FIRST_S
+) -> web.StreamResponse:
     """Send a stream; its first piece decides between an answer and an error.
 
-    A stream may be silent for long (a log that is followed), and clients want their headers: after a quarter second they
+    A stream may be silent for long (a log that is followed), and clients want their headers: after `first_s` seconds they
     get them, and an error after that cuts the connection.
     """
     response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-cache"})
     first = asyncio.ensure_future(anext(chunks, None))
     try:
-        await asyncio.wait([first], timeout=_FIRST_S)
+        await asyncio.wait([first], timeout=first_s)
         if first.done():
             first.result()
         await response.prepare(request)

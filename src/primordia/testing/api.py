@@ -184,13 +184,17 @@ class LocalStream:
 
 
 class LocalContexts:
-    """The contexts port on this machine. `uids` are the contexts that exist, `lines` their logs, `root` their files."""
+    """The contexts port on this machine. `uids` are the contexts that exist, `lines` their logs, `root` their files.
+
+    They take `slow_s` before they send a file.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.uids: set[str] = set()
         self.lines: list[LogLine] = []
         self.more = asyncio.Event()
+        self.slow_s = 0.0
         self.sessions: list[LocalSession] = []
 
     async def exec(self, uid: str, program: Program, *, stdin: bool) -> LocalSession | _NotStarted:
@@ -237,6 +241,7 @@ class LocalContexts:
 
     async def read_tar(self, uid: str, path: str) -> AsyncIterator[bytes]:
         self._check(uid)
+        await asyncio.sleep(self.slow_s)
         place = self.root / path.lstrip("/")
         if not place.exists():
             raise GuestError(f"{path} does not exist.", reason="ENOENT")

@@ -251,6 +251,12 @@ async def test_files_there_and_back(api: TestApi, client: AsyncClient) -> None:
     assert (api.contexts.root / "dst" / "src" / "f").read_bytes() == b"x" * 300_000
 
 
+async def test_a_slow_guest_s_refusal_is_told_too(api: TestApi, client: AsyncClient) -> None:
+    api.contexts.slow_s = 0.5  # a log that is followed would have its headers by then
+    with pytest.raises(NotFoundError, match="/nope does not exist"):
+        [chunk async for chunk in client.read_tar("shop", "/nope")]
+
+
 async def test_files_that_are_not_there(client: AsyncClient) -> None:
     with pytest.raises(NotFoundError, match="/nope does not exist"):
         [chunk async for chunk in client.read_tar("shop", "/nope")]
