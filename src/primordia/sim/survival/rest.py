@@ -71,6 +71,7 @@ def _runs(lifeform: Lifeform, state: State, machines: Mapping[str, Machine]) -> 
         return
     contexts = {context.spec.template.name: context for context in state.contexts_of(lifeform.metadata.uid)}
     missing = [template.name for template in lifeform.spec.contexts if not _is_running(contexts.get(template.name), machines)]
+    missing = [each for each in missing if not _has_rotted(contexts.get(each), machines)]
     if missing and not _says_why(lifeform):
         phases = {each: contexts[each].status.phase if each in contexts else "absent" for each in missing}
         yield "Recovery", f"{name} on {lifeform.status.node or 'no node'} does not run, and does not say why: {phases}."
@@ -81,6 +82,14 @@ def _is_running(context: Context | None, machines: Mapping[str, Machine]) -> boo
         return False
     vm = machines[context.spec.node].vms.get(context.metadata.uid)
     return vm is not None and vm.epoch == context.spec.epoch and machines[context.spec.node].writes(vm)
+
+
+def _has_rotted(context: Context | None, machines: Mapping[str, Machine]) -> bool:
+    """Whether the copy that it is to start from rotted after it had been chosen: no start is right before that is found."""
+    if context is None or not context.spec.volume_uid:
+        return False
+    copy = machines[context.spec.node].shelf.volumes.get(context.spec.volume_uid)
+    return copy is not None and copy.head is None and bool(copy.rotted)
 
 
 def _says_why(lifeform: Lifeform) -> bool:
