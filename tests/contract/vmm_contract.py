@@ -227,7 +227,13 @@ class VmmContract:
     async def test_an_ended_machine_refuses(self, world: World, tmp_path: Path) -> None:
         machine = await world.vmm().start(world.spec())
         await machine.kill()
-        for call in (machine.pause, machine.resume, lambda: machine.limit_cpu(500), lambda: machine.freeze(tmp_path / "image")):
+        for call in (
+            machine.pause,
+            machine.resume,
+            lambda: machine.limit_cpu(500),
+            lambda: machine.freeze(tmp_path / "image"),
+            lambda: machine.replace_drive(Drive("root", tmp_path / "other.img")),
+        ):
             with pytest.raises(PermanentError):
                 await call()
         assert not (tmp_path / "image").exists()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from primordia.drivers.guest_channel import ChannelGuest, connect
+from primordia.kit.errors import PermanentError
 from primordia.ports.guest import Mount, Program
 from primordia.ports.vmm import Drive, Machine, MachineSpec
 from primordia.testing import vmm
@@ -61,6 +62,18 @@ async def freeze_template(guests: vmm.Guests, folder: Path, drives: tuple[Drive,
     return spec
 
 
+async def waiting(guests: vmm.Guests, spec: MachineSpec, place: Path, image: Path) -> tuple[Machine, ChannelGuest]:
+    """A fork that waits, paused, as that machine, and has no data yet."""
+    *drives, data = spec.drives
+    own = guests.spec("again", drives=(*drives, replace(data, path=place)))
+    machine = await guests.vmm().fork(replace(own, kernel=spec.kernel), image)
+    await machine.resume()
+    guest = await open_guest(machine)
+    await guest.identify(replace(basic_config(wall_ns=time.time_ns()), rehearsal=True))
+    await machine.pause()
+    return machine, guest
+
+
 @pytest.fixture
 async def guests(tools: Tools, tmp_path: Path) -> AsyncIterator[vmm.Guests]:
     async with vmm.guests(tools, tmp_path) as guests:
@@ -106,11 +119,11 @@ async def test_a_fork_has_its_own_data_which_grows_and_stands_still_for_a_moment
     await guest.shutdown(5)
     assert (await machine.wait()).cause == "shutdown"
     await machine.kill()
-    again = await guests.vmm().fork(
-        replace(fork, uid="again", run_dir=fork.run_dir.with_name("again"), cgroup="again"), tmp_path / "image"
-    )
+    again, guest = await waiting(guests, fork, tmp_path / "place.img", tmp_path / "image")
+    with pytest.raises(PermanentError, match=r"none\.img"):
+        await again.replace_drive(replace(data, path=tmp_path / "none.img"))
+    await again.replace_drive(data)
     await again.resume()
-    guest = await open_guest(again)
     await guest.identify(config)
     await starts_as(guest, "2000:2000")  # and is not given what is not new
     assert await shell(guest, "cd /var/data; cat alone file late") == "alone\nkept\nlate\n"

@@ -20,7 +20,7 @@ from typing import Any
 from primordia.drivers.vmm_fake_channel import Stream, memory_channel
 from primordia.kit.errors import ConflictError, PermanentError, PrimordiaError, TemporaryError
 from primordia.kit.tasks import TaskSet
-from primordia.ports.vmm import DEVICES, MEMORY, Exit, Frozen, MachineIdentity, MachineSpec, VmmInfo
+from primordia.ports.vmm import DEVICES, MEMORY, Drive, Exit, Frozen, MachineIdentity, MachineSpec, VmmInfo
 
 __all__ = ["FakeGuest", "FakeHost", "FakeMachine", "FakeVmm", "memory_channel", "silent"]
 
@@ -231,6 +231,14 @@ class FakeMachine:
         if drive not in {each.id for each in self.guest.spec.drives}:
             raise PermanentError(f"microVM {self.guest.spec.uid} has no drive {drive!r}.", reason="NoSuchDrive")
         self.guest.resized[drive] = size_bytes
+
+    async def replace_drive(self, drive: Drive) -> None:
+        """Remember the file."""
+        self._needs_life()
+        drives = self.guest.spec.drives
+        if drive.id not in {each.id for each in drives}:
+            raise PermanentError(f"microVM {self.guest.spec.uid} has no drive {drive.id!r}.", reason="NoSuchDrive")
+        self.guest.spec = replace(self.guest.spec, drives=tuple(drive if each.id == drive.id else each for each in drives))
 
     async def write_again(self) -> bool:
         """Whether its disk was full; it is not any more."""

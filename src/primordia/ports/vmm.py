@@ -150,6 +150,11 @@ class Machine(Protocol):
         Raises PermanentError when it has ended or has no such drive, TemporaryError while the monitor is away.
         """
 
+    async def replace_drive(self, drive: Drive) -> None:
+        """Give the drive of that id another file, of any size: once, while the machine is paused and its guest has never used
+        the drive. Raises as `resize_drive`, and PermanentError naming a file that cannot be opened.
+        """
+
     async def write_again(self) -> bool:
         """Let it go on where it stands because the file of a durable drive found no room, as QEMU has it by itself; it makes
         the same write again. Whether it stood so. Raises as `resize_drive`.

@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +30,7 @@ from primordia.node.records import Records
 from primordia.node.settings import NodeSettings
 from primordia.node.volumes.pool import NO_POOL, Pool
 from primordia.ports.guest import Guest, GuestGoneError, GuestIdentity, Program
-from primordia.ports.vmm import DEVICES, MEMORY, Exit, Frozen, MachineIdentity, MachineSpec, VmmInfo
+from primordia.ports.vmm import DEVICES, MEMORY, Drive, Exit, Frozen, MachineIdentity, MachineSpec, VmmInfo
 from primordia.registry.events import EventRecorder
 from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
@@ -258,6 +259,15 @@ class _Handle:
     async def _resize_drive(self, drive: str, size_bytes: int) -> None:
         assert drive in {each.id for each in self.vm.spec.drives}
         self.vm.resized[drive] = size_bytes
+
+    async def replace_drive(self, drive: Drive) -> None:
+        await self._world.knife.through(lambda: self._replace_drive(drive))
+
+    async def _replace_drive(self, drive: Drive) -> None:
+        assert not self.vm.running.is_set(), "it is replaced while nothing can use it"
+        drives = self.vm.spec.drives
+        assert drive.id in {each.id for each in drives}
+        self.vm.spec = replace(self.vm.spec, drives=tuple(drive if each.id == drive.id else each for each in drives))
 
     async def write_again(self) -> bool:
         stood, self.vm.starved = self.vm.starved, False

@@ -21,13 +21,13 @@ async def a_copy_here(world: NodeWorld, *replicas: str) -> None:
     await world.sure.create(Volume(metadata=ObjectMeta(name="far.main", namespace="default"), spec=spec, status=status))
 
 
-def first_start(tmp_path: Path, *replicas: str) -> str:
-    """How a lifeform of the same shape then comes to be on the node that is n1."""
+def first_start(tmp_path: Path, *replicas: str, waiting: int = 0) -> str:
+    """How a lifeform of the same shape then comes to be on the node that is n1, where so many forks wait. It has its data."""
     said: list[str] = []
 
     async def main() -> None:
-        world = NodeWorld(tmp_path, settings=NodeSettings(plain_warm=0))
-        Disks(world)
+        world = NodeWorld(tmp_path, settings=NodeSettings(plain_warm=waiting))
+        disks = Disks(world)
         try:
             await world.start()
             await world.clock.sleep(10)
@@ -42,6 +42,8 @@ def first_start(tmp_path: Path, *replicas: str) -> str:
 
             await world.until(ready, what="near is ready")
             said.append((await world.context("near.main")).status.started_from)
+            volume = (await world.sure.get(Volume, "near.main", "default")).metadata.uid
+            assert [len(users) for uid, users in disks.open_by().items() if uid.startswith(volume)] == [1]
         finally:
             await world.close()
 
@@ -54,3 +56,7 @@ def test_a_holder_of_its_data_has_the_template_and_nobody_else(tmp_path: Path) -
     (tmp_path / "stranger").mkdir()
     assert first_start(tmp_path / "holder", "n1") == "cold"
     assert first_start(tmp_path / "stranger", "n3") == "boot"
+
+
+def test_a_fork_waits_where_copies_are_and_takes_its_data_when_it_is_wanted(tmp_path: Path) -> None:
+    assert first_start(tmp_path, "n1", waiting=1) == "warm"

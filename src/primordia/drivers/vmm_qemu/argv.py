@@ -140,16 +140,26 @@ def drive_name(index: int) -> str:
 def _drive(index: int, drive: Drive, descriptor: int) -> list[str]:
     if not 0 < len(drive.id.encode()) <= _LONGEST_SERIAL or "," in drive.id:
         raise PermanentError(f"The drive id {drive.id!r} cannot be a disk's serial: 1 to {_LONGEST_SERIAL} bytes, no comma.")
-    node = {
+    node = drive_options(drive_name(index), drive, file_options(index))
+    argv = ["-add-fd", f"fd={descriptor},set={index}", "-blockdev", json.dumps(node)]
+    return [*argv, "-device", f"virtio-blk-device,drive={drive_name(index)},serial={drive.id}"]
+
+
+def drive_options(name: str, drive: Drive, file: object) -> dict[str, object]:
+    """What QEMU is told of a drive; `file` are options, or the name of what lies below it."""
+    return {
         "driver": "raw",
-        "node-name": drive_name(index),
+        "node-name": name,
         "read-only": drive.read_only,
         "discard": "unmap",
         "cache": {"direct": False, "no-flush": not drive.durable},
-        "file": {"driver": "file", "filename": f"/dev/fdset/{index}", "aio": "threads"},
+        "file": file,
     }
-    argv = ["-add-fd", f"fd={descriptor},set={index}", "-blockdev", json.dumps(node)]
-    return [*argv, "-device", f"virtio-blk-device,drive={drive_name(index)},serial={drive.id}"]
+
+
+def file_options(number: int) -> dict[str, object]:
+    """What QEMU is told of an open file that it was handed as that set."""
+    return {"driver": "file", "filename": f"/dev/fdset/{number}", "aio": "threads"}
 
 
 def kernel_command_line(spec: MachineSpec, accelerator: Accelerator) -> str:

@@ -13,7 +13,7 @@ from primordia.drivers.vmm_qemu import rundir
 from primordia.drivers.vmm_qemu.argv import Accelerator, Descriptors
 from primordia.drivers.vmm_qemu.layout import damaged, layout_of, unpack
 from primordia.kit.errors import PermanentError
-from primordia.ports.vmm import MEMORY, MachineSpec
+from primordia.ports.vmm import MEMORY, Drive, MachineSpec
 
 
 @contextlib.contextmanager
@@ -23,9 +23,7 @@ def opened(spec: MachineSpec, accelerator: Accelerator, image: Path | None) -> I
     with contextlib.ExitStack() as stack:
         monitor = stack.enter_context(rundir.listen(spec.run_dir, rundir.MONITOR)).fileno()
         agent = stack.enter_context(rundir.listen(spec.run_dir, rundir.AGENT)).fileno()
-        drives = tuple(
-            _open(stack, drive.path, f"disk {drive.id} of microVM {spec.uid}", drive.read_only) for drive in spec.drives
-        )
+        drives = tuple(stack.enter_context(opened_drive(spec.uid, drive)) for drive in spec.drives)
         kvm = _open(stack, Path("/dev/kvm"), "KVM device", False) if accelerator.name == "kvm" else -1
         if image is None:
             kernel = _open(stack, spec.kernel, f"kernel of microVM {spec.uid}", True)
@@ -36,6 +34,13 @@ def opened(spec: MachineSpec, accelerator: Accelerator, image: Path | None) -> I
             memory = _open(stack, image / MEMORY, "image's memory", True)
             _check_memory(image / MEMORY, memory)
             yield Descriptors(monitor, agent, memory=memory, state=state, drives=drives, kvm=kvm)
+
+
+@contextlib.contextmanager
+def opened_drive(uid: str, drive: Drive) -> Iterator[int]:
+    """The file of a microVM's drive, open for as long as the block runs. Raises PermanentError naming the file."""
+    with contextlib.ExitStack() as stack:
+        yield _open(stack, drive.path, f"disk {drive.id} of microVM {uid}", drive.read_only)
 
 
 def _open(stack: contextlib.ExitStack, path: Path, what: str, read_only: bool) -> int:

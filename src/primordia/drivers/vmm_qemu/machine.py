@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from primordia.drivers.vmm_qemu import rundir
-from primordia.drivers.vmm_qemu.argv import AGENT_DEVICE, CONSOLE_BYTES
+from primordia.drivers.vmm_qemu.argv import AGENT_DEVICE, CONSOLE_BYTES, drive_options, file_options
 from primordia.drivers.vmm_qemu.endings import Evidence, exit_of, panic_text, start_error
 from primordia.drivers.vmm_qemu.freeze import take_image
+from primordia.drivers.vmm_qemu.handover import opened_drive
 from primordia.drivers.vmm_qemu.layout import drive_node, read_note
 from primordia.drivers.vmm_qemu.process import Process
 from primordia.drivers.vmm_qemu.qmp import Monitor
@@ -29,7 +30,7 @@ from primordia.drivers.vmm_qemu.standing import Standing
 from primordia.kit import cgroup
 from primordia.kit.errors import PermanentError, PrimordiaError, TemporaryError
 from primordia.kit.tasks import TaskSet
-from primordia.ports.vmm import Exit, Frozen, MachineIdentity
+from primordia.ports.vmm import Drive, Exit, Frozen, MachineIdentity
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,18 @@ class QemuMachine:
         monitor = self._needs_monitor()
         node = drive_node(self._uid, read_note(self._uid, self._run_dir).layout, drive)
         await monitor.execute("block_resize", {"node-name": node, "size": size_bytes})
+
+    async def replace_drive(self, drive: Drive) -> None:
+        """Give a drive that was never used another file; what the port says."""
+        async with self._standing.lock:
+            monitor = self._needs_monitor()
+            node = drive_node(self._uid, read_note(self._uid, self._run_dir).layout, drive.id)
+            with opened_drive(self._uid, drive) as descriptor:
+                number = await monitor.hand_over(descriptor)
+            below = f"file{number}"
+            options = {"node-name": below, "read-only": drive.read_only, "discard": "unmap", **file_options(number)}
+            await monitor.execute("blockdev-add", {**options, "cache": {"direct": False, "no-flush": not drive.durable}})
+            await monitor.execute("blockdev-reopen", {"options": [drive_options(node, drive, below)]})
 
     async def write_again(self) -> bool:
         """Let it go on where it stands for want of room; what the port says."""

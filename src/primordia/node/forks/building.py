@@ -22,7 +22,7 @@ from primordia.kit.errors import CapacityError, PermanentError, PrimordiaError
 from primordia.kit.ids import new_uid
 from primordia.kit.units import human_bytes
 from primordia.node.addresses import AddressBook
-from primordia.node.forks.forking import Forker
+from primordia.node.forks.forking import PLACE_BYTES, Forker
 from primordia.node.forks.shape import Disks, Recipe
 from primordia.node.forks.store import DEVICES, MEMORY, SCRATCH, Stored, TemplateStore, disk_error
 from primordia.node.services import Services
@@ -38,7 +38,7 @@ _LOOK_S = 0.2
 _SAY_S = 1.0
 _SAID_BYTES = 600
 _IMAGE = "image"
-_PLACE, _PLACE_BYTES = "place", 65536
+_PLACE = "place"
 """A disk that stands for the data that a fork will have."""
 
 
@@ -114,7 +114,7 @@ class Builder:
         scratch, services = folder / SCRATCH, self._services
         await services.images.scratch(scratch, recipe.shape.scratch_bytes)
         place = folder / _PLACE
-        await self._services.offload(lambda: place.write_bytes(bytes(_PLACE_BYTES)))
+        await self._services.offload(lambda: place.write_bytes(bytes(PLACE_BYTES)))
         machine = await self._start(uid, recipe, Disks(scratch, place))
         try:
             guest = await self._greet(recipe, machine)

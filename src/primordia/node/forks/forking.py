@@ -31,6 +31,8 @@ from primordia.ports.vmm import Machine, Nic
 
 log = logging.getLogger(__name__)
 
+PLACE_BYTES = 65536
+"""Of a disk that stands for data that is to come."""
 _REHEARSALS = 5
 """Of a claim; under emulation they take 80, 13, 6, 4 and 3 ms."""
 
@@ -75,12 +77,17 @@ class Forker:
         self.linked: set[str] = set()
         """Those of them that have a TAP, so that the network knows them before anybody does."""
 
+    def _place_of(self, uid: str) -> Path:
+        """A disk that stands for the data of a fork that waits."""
+        return self._services.paths.pool / f"{uid}.place"
+
     def scratch_of(self, uid: str) -> Path:
         """Where a fork's disk lies until a context takes it over."""
         return self._services.paths.pool / f"{uid}.ext4"
 
     async def make(self, uid: str, image: Image, shape: Shape, data: Path | None = None) -> Fork:
-        """A running fork whose agent has said hello; its user processes stand. `data` is its disk, where the shape has data.
+        """A running fork whose agent has said hello; its user processes stand. `data` is its disk, where the shape has data;
+        without one another stands in its place (`Machine.replace_drive`).
 
         Raises PrimordiaError naming the cause; nothing is left then.
         """
@@ -140,9 +147,13 @@ class Forker:
         services, scratch = self._services, self.scratch_of(uid)
         try:
             await services.offload(lambda: _clone(image.scratch, scratch))
+            if shape.data and data is None:
+                data = self._place_of(uid)
+                data.write_bytes(bytes(PLACE_BYTES))
         except OSError as error:
             raise disk_error(error, f"The scratch disk of fork {uid}") from error
         machine = await self._start(uid, image, shape, address, Disks(scratch, data))
+        self._place_of(uid).unlink(missing_ok=True)  # the machine has it open
         try:
             guest = await within(services.clock, services.settings.fork_deadline_s, self._greet(machine))
             await self._known_to_the_network(uid)
@@ -197,6 +208,7 @@ class Forker:
             await _end(machine)
         with contextlib.suppress(OSError):
             self.scratch_of(uid).unlink(missing_ok=True)
+            self._place_of(uid).unlink(missing_ok=True)
         self._addresses.free(uid)
         self.uids.discard(uid)
         self.linked.discard(uid)

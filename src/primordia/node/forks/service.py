@@ -76,7 +76,9 @@ class ForkService:
         self._ready = asyncio.Event()
         fleet.waiting_uids = lambda: tuple(self._forker.linked)
         services.memories = self._memories = KeptMemories(services)
-        services.fork_starts = LifeformStarts(services, executor, self._forker, self._templates, self._pool, self._memories)
+        services.fork_starts = LifeformStarts(
+            services, executor, self._forker, self._templates, self._pool, self._memories, self._standby
+        )
 
     @property
     def uids(self) -> set[str]:

@@ -18,6 +18,7 @@ from primordia.node.forks.forking import Fork, Forker, Image
 from primordia.node.forks.identity import Person, check_confirmed, identity_of
 from primordia.node.forks.pool import ForkPool
 from primordia.node.forks.shape import Recipe, Shape, plain_recipe, shape_of
+from primordia.node.forks.standby import Standby
 from primordia.node.forks.suspending import Kept, KeptMemories
 from primordia.node.forks.templates import Templates
 from primordia.node.live import Live
@@ -26,6 +27,7 @@ from primordia.node.program import filesystem_of, mounts_of
 from primordia.node.services import Services, Way
 from primordia.ports.guest import SecretFile
 from primordia.ports.images import RootImage
+from primordia.ports.vmm import Drive
 from primordia.wire.resources import Context
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class LifeformStarts:
         templates: Templates,
         pool: ForkPool,
         memories: KeptMemories,
+        standby: Standby,
     ) -> None:
         self._services = services
         self._executor = executor
@@ -58,6 +61,7 @@ class LifeformStarts:
         self._templates = templates
         self._pool = pool
         self._memories = memories
+        self._standby = standby
 
     async def way(self, live: Live, context: Context, root: RootImage) -> Way | None:
         """See services.ForkStarts."""
@@ -130,7 +134,7 @@ class LifeformStarts:
         if settle:
             await within(services.clock, deadline_s, services.network_keeper.settled())
         try:
-            said = await within(services.clock, deadline_s, self._wake_up(fork, person))
+            said = await within(services.clock, deadline_s, self._wake_up(fork, person, live.data))
         except TimeoutError as error:
             raise TemporaryError(f"The guest did not confirm its identity within {deadline_s:g} s.") from error
         check_confirmed(person, said)
@@ -165,8 +169,8 @@ class LifeformStarts:
         return plain_recipe(shape, root.config)
 
     def _warm(self, recipe: Recipe) -> int:
-        """How many forks wait. One with data has to be made with its own disk."""
-        return 0 if recipe.shape.data else self._services.settings.plain_warm
+        """How many forks wait. One with data only where copies of such data are: elsewhere a start of one is rare."""
+        return self._standby.warm(recipe.shape) if recipe.shape.data else self._services.settings.plain_warm
 
     def _hold(self, live: Live, fork: Fork) -> None:
         self._forker.given_away(fork)
@@ -189,7 +193,9 @@ class LifeformStarts:
             mounts=mounts_of(spec),
         )
 
-    async def _wake_up(self, fork: Fork, person: Person) -> tuple[str, ...]:
+    async def _wake_up(self, fork: Fork, person: Person, data: Drive | None) -> tuple[str, ...]:
         if fork.warm:
+            if data is not None:
+                await fork.machine.replace_drive(data)
             await fork.machine.resume()
         return tuple(await fork.guest.identify(identity_of(self._services, person)))
