@@ -27,6 +27,7 @@ _LOOK_S = 0.2
 _ASK_AGAIN_S = 0.02
 _ASK_S = 1.0
 _LEADER_TRIES = 20
+_RENEWED_S = 3.0
 
 
 class Moments:
@@ -102,10 +103,12 @@ class Scene:
         await self._bring_leader(lambda leader: leader != node, f"the engine is not led from {node}")
 
     async def _bring_leader(self, will_do: Callable[[str], bool], what: str) -> None:
-        for _ in range(_LEADER_TRIES):
+        """A new leader gives each lease more time than it has, until that is renewed: it is waited for that."""
+        for turn in range(_LEADER_TRIES):
             await eventually("all engine servers answer", self._engine_whole)
             leader = next((seat.node for seat in await self._seats() if seat.leader), "")
             if leader and will_do(leader):
+                await asyncio.sleep(_RENEWED_S if turn else 0)
                 return
             if leader:
                 os.kill(self.pid(leader, "engine"), signal.SIGKILL)
