@@ -30,6 +30,8 @@ _LATELY_S = 60.0
 _AFTER_FAILURE_S = 5.0
 _QUIET_S, _MOMENT_S = 1.0, 0.3
 """How long whoever has claimed a fork has the processors for itself: while others wait, and when it was the last."""
+_LOADS_S = 3.0
+"""The same for one with data, which its program reads first, and which is claimed when its node has died: somebody waits."""
 _PRACTISED = 2
 """How many of a template's waiting forks have rehearsed an exec: it halves the time of the first command and costs 7 MB."""
 
@@ -62,7 +64,7 @@ class ForkPool:
         self._on_failure = on_failure
         self._basins: dict[str, _Basin] = {}
         self._arriving = ""
-        self._taken_s = 0.0
+        self._quiet_until_s = 0.0
         self._wake = asyncio.Event()
         self._tasks = TaskSet("pool")
         self.changed = asyncio.Event()
@@ -101,7 +103,7 @@ class ForkPool:
         basin.waiting.remove(entry)
         fork, watch = entry
         watch.cancel()
-        self._taken_s = now
+        self._quiet_until_s = now + (_LOADS_S if basin.shape.data else _MOMENT_S)
         self.changed.set()
         return fork
 
@@ -146,9 +148,11 @@ class ForkPool:
     def _until_quiet(self) -> float:
         """Seconds until the first moments of whoever has claimed one are over. An empty pool waits for no further claims."""
         now = self._services.clock.boottime()
-        if not any(basin.waiting for basin in self._basins.values()):
-            return self._taken_s + _MOMENT_S - now
-        return max((basin.claims[-1] for basin in self._basins.values() if basin.claims), default=0.0) + _QUIET_S - now
+        until_s = self._quiet_until_s
+        if any(basin.waiting for basin in self._basins.values()):
+            claimed_s = max((basin.claims[-1] for basin in self._basins.values() if basin.claims), default=0.0)
+            until_s = max(until_s, claimed_s + _QUIET_S)
+        return until_s - now
 
     def _views(self) -> list[planner.Pool]:
         now = self._services.clock.boottime()
