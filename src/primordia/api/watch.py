@@ -185,7 +185,7 @@ async def _pump(target: Target, query: ListQuery, services: Services, teller: Te
             outbox.put(line, bounded=False)  # all of it is in memory anyway
         if start.initial is None:
             await _check_revision(services, start.revision)
-        prefix = keys.prefix_of(target.kind, target.namespace)
+        prefix = _watched(target, teller.selection)
         async with services.registry.store.watch(prefix, after_revision=start.revision) as batches:
             await _follow(batches, teller, outbox, services, bookmarks=query.bookmarks)
     except PrimordiaError as error:
@@ -193,6 +193,14 @@ async def _pump(target: Target, query: ListQuery, services: Services, teller: Te
         outbox.put(_event("ERROR", msgspec.json.encode(status)))
     finally:
         outbox.end()
+
+
+def _watched(target: Target, selection: selectors.Selection) -> str:
+    """The prefix of all keys that can be of the selection: whoever waits for one object does not hear of all."""
+    one = selection.name()
+    if one and (target.namespace or not target.kind.NAMESPACED):
+        return keys.key_of(target.kind, one, target.namespace)
+    return keys.prefix_of(target.kind, target.namespace)
 
 
 async def _check_revision(services: Services, revision: int) -> None:

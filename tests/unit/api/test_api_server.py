@@ -500,6 +500,20 @@ async def test_selected_objects_come_and_go(admin: Http) -> None:
         assert (await _next(lines))[1]["metadata"]["name"] == "b"
 
 
+async def test_whoever_watches_one_object_hears_of_no_other(admin: Http) -> None:
+    _, listed = await admin("GET", HERE)
+    query = f"watch=1&resourceVersion={listed['metadata']['resourceVersion']}&fieldSelector=metadata.name=b"
+    async with admin.lines(f"{HERE}?{query}") as lines:
+        for name in ("a", "ba", "b"):
+            await admin("POST", HERE, manifest(name))
+        kind, obj = await _next(lines)
+        assert (kind, obj["metadata"]["name"]) == ("ADDED", "b")
+        for name in ("ba", "b"):
+            await admin("DELETE", f"{HERE}/{name}")
+        kind, obj = await _next(lines)
+        assert (kind, obj["metadata"]["name"]) == ("DELETED", "b")
+
+
 async def test_tables_are_watched_with_columns_once(admin: Http) -> None:
     await admin("POST", HERE, manifest("a"))
     async with admin.lines(f"{HERE}?watch=1", headers={"Accept": TABLE}) as lines:
