@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0
+_ON_THE_WAY = ("Pending", "Preparing", "Booting")
 
 
 class Worker:
@@ -171,7 +172,9 @@ class Worker:
         if status == before:
             self._writer.drop(live.context)
         else:
-            self._writer.put(live.context, status)
+            # How far a start has come is news only while it lasts; that it began is news, and others wait for its address.
+            passing = status.phase in _ON_THE_WAY and before.phase in _ON_THE_WAY and status.ip == before.ip
+            self._writer.put(live.context, status, passing=passing)
 
 
 def _words(error: BaseException) -> tuple[str, str]:
