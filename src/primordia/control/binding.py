@@ -26,7 +26,7 @@ from primordia.kit.errors import NotFoundError
 from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
 from primordia.registry.together import write_together
-from primordia.wire.resources import Context, Lifeform, LifeformStatus, Volume
+from primordia.wire.resources import Context, Lifeform, Volume
 
 
 class Binder:
@@ -59,18 +59,16 @@ class Binder:
     async def bind(self, lifeform: Lifeform) -> Lifeform:
         """Make the volumes of a placed lifeform its own; one from another life, or a restore, begins the next epoch."""
         volumes = self.volumes_of(lifeform)
-        return await self.place(
-            lifeform, msgspec.structs.replace(lifeform.status, epoch=epoch_to_bind(lifeform, volumes)), volumes
-        )
+        status = msgspec.structs.replace(lifeform.status, epoch=epoch_to_bind(lifeform, volumes))
+        return await self.place(lifeform, msgspec.structs.replace(lifeform, status=status), volumes)
 
-    async def place(self, lifeform: Lifeform, status: LifeformStatus, volumes: Volumes) -> Lifeform:
+    async def place(self, lifeform: Lifeform, placed: Lifeform, volumes: Volumes) -> Lifeform:
         """Write where the lifeform is, and its volumes with it. Raises ConflictError when any of them has changed."""
-        placed = msgspec.structs.replace(lifeform, status=status)
         if not templates_with_data(lifeform):
-            placed = await self._registry.amend(lifeform, placed, status=True)
+            placed = await self._registry.amend_whole(lifeform, placed)
             self._lifeforms.learn(placed)
             return placed
-        pairs = bound_volumes(placed, volumes, status.node, status.epoch)
+        pairs = bound_volumes(placed, volumes, placed.status.node, placed.status.epoch)
         for obj in await write_together(self._registry, [(lifeform, placed), *pairs]):
             if isinstance(obj, Volume):
                 self._volumes.learn(obj)

@@ -27,7 +27,9 @@ from primordia.control.blueprint import (
 from primordia.control.data import Volumes, data_needs, next_epoch
 from primordia.control.moving import Mover
 from primordia.control.planning import (
+    as_placed,
     is_mine,
+    is_passing,
     marked,
     mine_of,
     present_of,
@@ -64,6 +66,8 @@ log = logging.getLogger(__name__)
 
 _LONGEST_WALK = 8
 _WAITS = ("Unschedulable", "InsufficientCapacity")
+_PASSING_S = 0.5
+"""How long the news of a start under way may be overtaken: each write is heard by every node, and most starts are short."""
 
 
 class LifeformController:
@@ -87,7 +91,9 @@ class LifeformController:
         self._mover = Mover(registry, informers, scheduler, events, clock, again)
         self._events = events
         self._clock = clock
+        self._again = again
         self._told: dict[str, str] = {}
+        self._passing: dict[str, float] = {}
 
     async def look(self, key: Key) -> None:
         """Take the next steps for one lifeform.
@@ -200,8 +206,7 @@ class LifeformController:
         self, lifeform: Lifeform, step: Claim | Place | Bind | Release, contexts: dict[str, Context], scheduled: Verdict
     ) -> tuple[Lifeform | None, Verdict]:
         if isinstance(step, Claim):
-            finalizers = (*lifeform.metadata.finalizers, LIFEFORM_FINALIZER)
-            return await self._amend(lifeform, with_finalizers(lifeform, finalizers)), scheduled
+            return await self._claimed(lifeform), scheduled
         if isinstance(step, Release):
             await self._expect_gone(lifeform)
             await self._registry.store.txn([], [Delete(owner_key(lifeform.metadata.uid))])
@@ -219,14 +224,16 @@ class LifeformController:
         demand = needs_of(lifeform, mine_of(lifeform, contexts))[0]
         placement = self._scheduler.choose(lifeform, demand, data_needs(lifeform, volumes))
         if not placement.node:
-            return lifeform, self._refuse(lifeform, "Unschedulable", placement.message)
+            return await self._claimed(lifeform), self._refuse(lifeform, "Unschedulable", placement.message)
+        scheduled = Verdict("Scheduled", "True", "Placed", f"It is on {placement.node}.")
         node = self._nodes.get(placement.node)
         _, rack, segment = topology(node) if node is not None else ("", "", "")
         status = msgspec.structs.replace(
             lifeform.status, node=placement.node, rack=rack, segment=segment, epoch=next_epoch(lifeform, volumes)
         )
+        wanted = as_placed(lifeform, status, scheduled, volumes, node, timestamp(self._clock.wall()))
         try:
-            placed = await self._binder.place(lifeform, status, volumes)
+            placed = await self._binder.place(lifeform, wanted, volumes)
         except PrimordiaError:
             # The promise stays until the registry has said what came of it, unless nobody will ever ask.
             cached = self._lifeforms.get(lifeform.metadata.name, lifeform.metadata.namespace)
@@ -234,7 +241,14 @@ class LifeformController:
                 self._scheduler.ledger.withdraw(lifeform.metadata.uid)
             raise
         self._events.record(lifeform, "Scheduled", f"Placed on {placement.node}, epoch {status.epoch}: {placement.message}")
-        return placed, Verdict("Scheduled", "True", "Placed", f"It is on {placement.node}.")
+        return placed, scheduled
+
+    async def _claimed(self, lifeform: Lifeform) -> Lifeform:
+        """The lifeform with our finalizer."""
+        finalizers = lifeform.metadata.finalizers
+        if LIFEFORM_FINALIZER in finalizers:
+            return lifeform
+        return await self._amend(lifeform, with_finalizers(lifeform, (*finalizers, LIFEFORM_FINALIZER)))
 
     # ------------------------------------------------------------ contexts
 
@@ -340,5 +354,16 @@ class LifeformController:
     async def _write_status(self, lifeform: Lifeform, contexts: Mapping[str, Context], scheduled: Verdict) -> None:
         node = self._nodes.get(lifeform.status.node) if lifeform.status.node else None
         status = status_of(lifeform, contexts, scheduled, node, timestamp(self._clock.wall()))
+        if status != lifeform.status and is_passing(lifeform.status, status) and not self._has_lasted(lifeform):
+            return
+        self._passing.pop(lifeform.metadata.uid, None)
         if status != lifeform.status:
             await self._amend(lifeform, msgspec.structs.replace(lifeform, status=status), status=True)
+
+    def _has_lasted(self, lifeform: Lifeform) -> bool:
+        """Whether there has been news of its start for a while; if not, there is another look when there has."""
+        meta, now_s = lifeform.metadata, self._clock.boottime()
+        due_s = self._passing.setdefault(meta.uid, now_s + _PASSING_S)
+        if now_s < due_s:
+            self._again((meta.namespace, meta.name), due_s - now_s)
+        return now_s >= due_s

@@ -6,11 +6,20 @@ from collections.abc import Mapping
 
 import msgspec
 
-from primordia.control.blueprint import LIFEFORM_FINALIZER, Blueprint, blueprint_of, blueprints, may_start, stands
+from primordia.control.blueprint import (
+    LIFEFORM_FINALIZER,
+    Blueprint,
+    blueprint_of,
+    blueprints,
+    may_start,
+    new_context,
+    stands,
+    status_of,
+)
 from primordia.control.data import NO_VOLUMES, Volumes, is_bound
 from primordia.domain.conditions import Verdict
 from primordia.domain.lifeforms import Present, Wanted
-from primordia.wire.resources import Context, ContextStatus, Lifeform
+from primordia.wire.resources import Context, ContextStatus, Lifeform, LifeformStatus, Node
 
 
 def wanted_of(lifeform: Lifeform, contexts: Mapping[str, Context], volumes: Volumes = NO_VOLUMES) -> Wanted[Blueprint]:
@@ -74,6 +83,30 @@ def marked(context: Context) -> Context:
     """The context as it is after it was deleted: its node still holds it."""
     mark = context.metadata.deletion_timestamp or "now"
     return msgspec.structs.replace(context, metadata=msgspec.structs.replace(context.metadata, deletion_timestamp=mark))
+
+
+def as_placed(
+    lifeform: Lifeform, status: LifeformStatus, scheduled: Verdict, volumes: Volumes, node: Node | None, now: str
+) -> Lifeform:
+    """The lifeform as it is written where it is given its node: with our finalizer, and with the status that it has once its
+    contexts are made, for each write is heard by every node. `status` has the node and the epoch, `now` is RFC 3339."""
+    finalizers = lifeform.metadata.finalizers
+    if LIFEFORM_FINALIZER not in finalizers:
+        finalizers = (*finalizers, LIFEFORM_FINALIZER)
+    placed = msgspec.structs.replace(with_finalizers(lifeform, finalizers), status=status)
+    fresh = {name: new_context(placed, each) for name, each in blueprints(placed, {}, volumes).items()}
+    return msgspec.structs.replace(placed, status=status_of(placed, fresh, scheduled, node, now))
+
+
+_ON_THE_WAY = ("Pending", "Preparing", "Booting")
+
+
+def is_passing(before: LifeformStatus, after: LifeformStatus) -> bool:
+    """Whether all that is new is how far its contexts have come with their start."""
+    if not (before.phase == after.phase == "Starting") or any(each.phase not in _ON_THE_WAY for each in after.contexts):
+        return False
+    said = [(each.type, each.status) for each in before.conditions] == [(each.type, each.status) for each in after.conditions]
+    return said and msgspec.structs.replace(after, contexts=before.contexts, conditions=before.conditions) == before
 
 
 def with_finalizers(lifeform: Lifeform, finalizers: tuple[str, ...]) -> Lifeform:

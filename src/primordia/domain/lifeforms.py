@@ -53,7 +53,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Place:
-    """Choose a node and give the next epoch."""
+    """Choose a node and give the next epoch; with it goes our finalizer, if it is not there."""
 
     reason: str = "it has no node"
 
@@ -103,10 +103,10 @@ def plan(wanted: Wanted[S], present: Mapping[str, Present[S]]) -> tuple[Step, ..
     """The steps that may be taken now, in order. Nothing to do is an empty plan."""
     if wanted.deleting:
         return _plan_end(wanted, present)
-    if not wanted.claimed:
-        return (Claim(),)
     if not wanted.node:
         return (*_drop_foreign(present), Place())
+    if not wanted.claimed:
+        return (Claim(),)
     return _plan_life(wanted, present)
 
 

@@ -174,7 +174,13 @@ class Registry:
 
         Raises ConflictError when it is no longer what is stored, NotFoundError when it is gone.
         """
-        rule: Rule = rules.with_status if status else rules.updated
+        return await self._amend(current, wanted, rules.with_status if status else rules.updated)
+
+    async def amend_whole(self, current: R, wanted: R) -> R:
+        """As `amend`, for what a caller may change and the status in one write."""
+        return await self._amend(current, wanted, rules.successor)
+
+    async def _amend(self, current: R, wanted: R, rule: Rule) -> R:
         merged: R = rule(current, wanted)
         written, stored = await self._replace(current, merged)
         if not written:

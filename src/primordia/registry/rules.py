@@ -74,6 +74,12 @@ def with_status(current: R, wanted: R) -> R:
     return msgspec.structs.replace(current, status=getattr(wanted, "status"))  # noqa: B009 (not every kind has one)
 
 
+def successor(current: R, wanted: R) -> R:
+    """`current` with all that a caller may change, and the status of `wanted`. Raises as `updated`."""
+    merged = updated(current, wanted)
+    return with_status(merged, wanted) if has(wanted, "status") else merged
+
+
 def marked(current: R, now: str) -> R:
     """`current` as being deleted; a mark that is there stays."""
     if current.metadata.deletion_timestamp is not None:

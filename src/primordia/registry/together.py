@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from primordia.kit.errors import ConflictError
 from primordia.ports.store import Compare, Delete, KeyValue, Put
 from primordia.registry import keys, rules
@@ -65,7 +63,4 @@ def _born(registry: Registry, obj: Resource) -> Resource:
 
 
 def _successor(before: Resource, wanted: Resource) -> Resource:
-    merged = rules.updated(before, wanted)
-    if rules.has(wanted, "status"):
-        merged = msgspec.structs.replace(merged, status=getattr(wanted, "status"))  # noqa: B009 (not every kind has one)
-    return with_metadata(merged, resource_version=before.metadata.resource_version)
+    return with_metadata(rules.successor(before, wanted), resource_version=before.metadata.resource_version)

@@ -54,6 +54,47 @@ def test_a_lifeform_lives_from_create_to_delete() -> None:
     play(story)
 
 
+def test_a_start_is_few_writes_and_one_that_lasts_shows_how_far_it_has_come() -> None:
+    """Each write is heard by every node: the place and the contexts are one each, and what is passing is not written."""
+
+    async def story(world: ControlWorld) -> None:
+        world.nodes.silent.add("n1")
+        made = await world.sure.create(make_lifeform("shop", "redis", "exporter"))
+
+        async def placed() -> bool:
+            return len(await world.contexts()) == 2
+
+        await world.until(placed)
+        lifeform = await world.sure.get(Lifeform, "shop", "default")
+        assert int(lifeform.metadata.resource_version) == int(made.metadata.resource_version) + 1
+        assert lifeform.metadata.finalizers and lifeform.status.phase == "Starting"
+        assert [(each.name, each.phase) for each in lifeform.status.contexts] == [("redis", "Pending"), ("exporter", "Pending")]
+        assert {each.type: each.status for each in lifeform.status.conditions} == {"Scheduled": "True", "Ready": "False"}
+
+        async def says(name: str, **told: Any) -> None:
+            context = (await world.contexts())[f"shop.{name}"]
+            status = msgspec.structs.replace(context.status, **told)
+            await world.sure.update_status(msgspec.structs.replace(context, status=status))
+
+        await says("redis", phase="Preparing", ip="10.128.0.1")
+        await world.clock.sleep(0.3)
+        assert await world.sure.get(Lifeform, "shop", "default") == lifeform
+        await says("exporter", phase="Booting", ip="10.128.0.2")
+        await world.clock.sleep(0.3)
+        lasting = await world.sure.get(Lifeform, "shop", "default")
+        assert [each.phase for each in lasting.status.contexts] == ["Preparing", "Booting"]
+        await says("redis", phase="BackOff", message="It failed.")
+        await world.clock.sleep(0.01)
+        failing = await world.sure.get(Lifeform, "shop", "default")
+        assert failing.status.contexts[0].message == "It failed."
+        for name in ("redis", "exporter"):
+            await says(name, phase="Running", ready=True, message="")
+        await world.clock.sleep(0.01)
+        assert (await world.sure.get(Lifeform, "shop", "default")).status.phase == "Running"
+
+    play(story)
+
+
 def test_what_does_not_fit_waits_says_why_and_comes_when_there_is_room() -> None:
     async def story(world: ControlWorld) -> None:
         await world.sure.create(make_lifeform("first", memory="5Gi"))

@@ -451,7 +451,8 @@ def test_many_volumes_spread_though_their_disks_are_still_empty() -> None:
         for number in range(9):
             await world.until(volume_is(world, lambda each: bool(each.status.replicas), f"l{number}.main"))
         held = [name for each in (await world.sure.list(Volume)).items for name in each.status.replicas]
-        assert sorted(held.count(name) for name in ("n1", "n2", "n3")) == [3, 3, 3]
+        # Whoever has the data of the last cannot have its copy, so it may be one more here and one less there.
+        assert all(2 <= held.count(name) <= 4 for name in ("n1", "n2", "n3")), held
 
     play(story, nodes=RACKS)
 

@@ -31,7 +31,8 @@ def wanted(**change: object) -> Wanted[str]:
 @pytest.mark.parametrize(
     ("wish", "present", "steps"),
     [
-        (wanted(claimed=False, node=""), {}, (Claim(),)),
+        (wanted(claimed=False, node=""), {}, (Place(),)),
+        (wanted(claimed=False), {}, (Claim(),)),
         (wanted(node=""), {}, (Place(),)),
         (W, {}, (Create(("redis", "exporter"), "the lifeform wants them"),)),
         (W, BOTH, ()),
