@@ -92,7 +92,7 @@ class Fleet:
             return
         live.record = msgspec.structs.replace(live.record, address=self._book.give(live.uid))
         self._introduce(live.record.group)
-        self._services.network_keeper.changed()
+        self._services.network_keeper.changed(lazily=True)
 
     def machines(self) -> dict[str, int]:
         """The pid of every microVM that is held, by the title of its context."""
@@ -215,7 +215,7 @@ class Fleet:
             # Now, so that its peers know it before it runs; a start that finds none says so.
             self.give_address(live)
         self._introduce(record.group)
-        services.network_keeper.changed()
+        services.network_keeper.changed(lazily=True)
         self._tasks.start(self._drive(worker), name=live.title)
 
     async def _drive(self, worker: Worker) -> None:

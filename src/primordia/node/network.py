@@ -1,13 +1,15 @@
 """Keeps the node's network equal to what the resources ask for: looks at all of it after every change, applies it whole.
 
-Changes that come together are applied once. A context's program is started only behind an `apply` that knew the context,
-so that it never meets a network that does not know it yet.
+Changes that come together are applied once: those that nothing depends on yet, as an address that has no microVM, wait for
+one that matters, or until somebody waits for them. A context's program is started only behind an `apply` that knew the
+context, so that it never meets a network that does not know it yet.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -42,7 +44,7 @@ class Residents(Protocol):
 Tell = Callable[[Mapping[str, tuple[str, ...]]], None]
 """Hears of the publications that could not be made, by uid."""
 
-_GATHER_S = 0.02
+_GATHER_S, _LAZY_S = 0.02, 0.25
 _RETRY_S = 5.0
 _FAULTS_AGAIN_S = 30.0
 
@@ -60,15 +62,24 @@ class NetworkKeeper:
         self._wanted = 0
         self._done = 0
         self._applied = asyncio.Event()
+        self._due_s = math.inf
+        self._sooner = asyncio.Event()
 
-    def changed(self) -> None:
-        """Something the network depends on has changed."""
+    def changed(self, *, lazily: bool = False) -> None:
+        """Something the network depends on has changed; `lazily`, where more will that has to be applied in any case."""
         self._wanted += 1
         self._wake.set()
+        self._apply_by(self._clock.boottime() + (_LAZY_S if lazily else _GATHER_S))
+
+    def hurry(self) -> None:
+        """Wait for no more changes: somebody needs those that are there."""
+        self._apply_by(self._clock.boottime())
 
     async def settled(self) -> None:
         """Wait until everything that has changed so far is applied."""
         mark = self._wanted
+        if self._done < mark:
+            self.hurry()
         while self._done < mark:
             self._applied.clear()
             await self._applied.wait()
@@ -80,7 +91,7 @@ class NetworkKeeper:
         self.changed()
         while True:
             await self._wake.wait()
-            await self._clock.sleep(_GATHER_S)
+            await self._gather()
             self._wake.clear()
             mark = self._wanted
             again_s = await self._apply(here, tell)
@@ -92,6 +103,17 @@ class NetworkKeeper:
             else:
                 await self._clock.sleep(again_s)
                 self._wake.set()
+
+    def _apply_by(self, due_s: float) -> None:
+        if due_s < self._due_s:
+            self._due_s = due_s
+            self._sooner.set()
+
+    async def _gather(self) -> None:
+        while self._clock.boottime() < self._due_s < math.inf:
+            self._sooner.clear()
+            await wait_event(self._clock, self._sooner, self._due_s - self._clock.boottime())
+        self._due_s = math.inf
 
     def _finish(self, mark: int) -> None:
         self._done = mark
@@ -121,7 +143,7 @@ class NetworkKeeper:
 
     def _on_context(self, change: Change[Context]) -> None:
         if _relevant(change.old) != _relevant(change.new):
-            self.changed()
+            self.changed(lazily=change.old is None and change.new is not None and change.new.spec.node == self._node)
 
 
 def _relevant(context: Context | None) -> object:

@@ -78,7 +78,7 @@ class LifeformStarts:
         count = self._warm(recipe)
         self._templates.used(recipe, stored, count, count)
         image = Image(stored.digest, stored.folder, stored.scratch)
-        fork = self._pool.take(stored.digest)
+        fork = self._pool.take(stored.digest, to_start=True)
         if fork is None:
             uid = new_uid()
             try:
@@ -130,6 +130,7 @@ class LifeformStarts:
         fork.scratch.rename(scratch_of(services, live))
         await services.network.attach_tap(fork.uid, address, mac_of(address))
         services.network_keeper.changed()
+        services.network_keeper.hurry()  # it takes as long as the guest, beside which it happens
         deadline_s = services.settings.call_deadline_s
         if settle:
             await within(services.clock, deadline_s, services.network_keeper.settled())
