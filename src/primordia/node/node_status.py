@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 2.0
 _GATHER_S = 0.2
+_SHARE_S = 1.0
+"""For what its contexts have been given to be summed up: it promises nothing, and starts need the processors."""
 _MOST_IMAGES = 100
 
 Verdicts = Callable[[], Sequence[Verdict]]
@@ -61,12 +64,13 @@ class NodeKeeper:
         self._contexts.index("node", lambda context: context.spec.node)
         self._writer = writer
         self._wake = asyncio.Event()
+        self._due_s = math.inf
         self._info: VmmInfo | None = None
         self._images: tuple[str, ...] | None = None
 
     def look(self) -> None:
         """Look soon: something of what others have to say has changed."""
-        self._wake.set()
+        self._look_in(_GATHER_S)
 
     async def run(self) -> None:
         """Keep the object until cancelled."""
@@ -78,7 +82,7 @@ class NodeKeeper:
         self._nodes.subscribe(self._on_node)
         self._contexts.subscribe(self._on_context)
         while True:
-            self._wake.clear()
+            self._due_s = math.inf
             try:
                 node, status = await self._present(), await self._status()
                 if status != node.status:
@@ -87,10 +91,23 @@ class NodeKeeper:
             except PrimordiaError as error:
                 log.warning("the node's object waits: %s", error)
                 pause_s = _RETRY_S
-            if await wait_event(self._services.clock, self._wake, pause_s):
-                await self._services.clock.sleep(_GATHER_S)
-            else:
+            if not await self._asked(pause_s):
                 self._images = None
+
+    async def _asked(self, pause_s: float) -> bool:
+        """Wait until a look is due; whether somebody wanted it."""
+        clock = self._services.clock
+        rested_s = clock.boottime() + pause_s
+        while (now_s := clock.boottime()) < (due_s := min(rested_s, self._due_s)):
+            self._wake.clear()
+            await wait_event(clock, self._wake, due_s - now_s)
+        return self._due_s <= now_s
+
+    def _look_in(self, seconds: float) -> None:
+        due_s = self._services.clock.boottime() + seconds
+        if due_s < self._due_s:
+            self._due_s = due_s
+            self._wake.set()
 
     async def _present(self) -> Node:
         """The object, made or brought up to date; what a user set (labels of their own, cordon) stays."""
@@ -169,11 +186,11 @@ class NodeKeeper:
         if about is None or about.metadata.name != self._services.config.name:
             return
         if change.new is None or change.old is None or change.old.metadata != change.new.metadata:
-            self._wake.set()
+            self._look_in(_GATHER_S)
 
     def _on_context(self, change: Change[Context]) -> None:
         if _share(change.old) != _share(change.new):
-            self._wake.set()
+            self._look_in(_SHARE_S)
 
 
 def _share(context: Context | None) -> object:

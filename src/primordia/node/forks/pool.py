@@ -30,6 +30,9 @@ _LATELY_S = 60.0
 _AFTER_FAILURE_S = 5.0
 _QUIET_S, _MOMENT_S = 1.0, 0.3
 """How long whoever has claimed a fork has the processors for itself: while others wait, and when it was the last."""
+_START_S = 2.0
+"""The same for a lifeform, whose start has only begun then, and seldom comes alone: others start on other nodes, and a fork
+for whoever may come next takes more of the processors than all that a start does."""
 _LOADS_S = 3.0
 """The same for one with data, which its program reads first, and which is claimed when its node has died: somebody waits."""
 _PRACTISED = 2
@@ -89,12 +92,14 @@ class ForkPool:
             await self._forker.destroy(fork)
         self.changed.set()
 
-    def take(self, digest: str) -> Fork | None:
-        """A fork that waits, now the caller's; None when there is none."""
+    def take(self, digest: str, *, to_start: bool = False) -> Fork | None:
+        """A fork that waits, now the caller's; None when there is none. A lifeform wants it `to_start`."""
         basin = self._basins.get(digest)
         if basin is None:
             return None
         now = self._services.clock.boottime()
+        if to_start:
+            self._leave_alone_until(now + _START_S)
         basin.claims.append(now)
         self._wake.set()
         if not basin.waiting:
@@ -103,7 +108,7 @@ class ForkPool:
         basin.waiting.remove(entry)
         fork, watch = entry
         watch.cancel()
-        self._quiet_until_s = now + (_LOADS_S if basin.shape.data else _MOMENT_S)
+        self._leave_alone_until(now + (_LOADS_S if basin.shape.data else _MOMENT_S))
         self.changed.set()
         return fork
 
@@ -153,6 +158,9 @@ class ForkPool:
             claimed_s = max((basin.claims[-1] for basin in self._basins.values() if basin.claims), default=0.0)
             until_s = max(until_s, claimed_s + _QUIET_S)
         return until_s - now
+
+    def _leave_alone_until(self, until_s: float) -> None:
+        self._quiet_until_s = max(self._quiet_until_s, until_s)
 
     def _views(self) -> list[planner.Pool]:
         now = self._services.clock.boottime()
