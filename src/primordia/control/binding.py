@@ -65,7 +65,7 @@ class Binder:
     async def place(self, lifeform: Lifeform, placed: Lifeform, volumes: Volumes) -> Lifeform:
         """Write where the lifeform is, and its volumes with it. Raises ConflictError when any of them has changed."""
         if not templates_with_data(lifeform):
-            placed = await self._registry.amend_whole(lifeform, placed)
+            placed = await self._registry.amend(lifeform, placed, whole=True)
             self._lifeforms.learn(placed)
             return placed
         pairs = bound_volumes(placed, volumes, placed.status.node, placed.status.epoch)

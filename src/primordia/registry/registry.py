@@ -169,18 +169,13 @@ class Registry:
         """Change the status only, under the same guards as `update`."""
         return await self._change(obj, rules.with_status)
 
-    async def amend(self, current: R, wanted: R, *, status: bool = False) -> R:
-        """As `update` (or `update_status`), for one who has what is stored: `current`, as it was read, is not read again.
+    async def amend(self, current: R, wanted: R, *, status: bool = False, whole: bool = False) -> R:
+        """As `update` (or `update_status`, or both in one for the `whole` object), for one who has what is stored: `current`,
+        as it was read, is not read again.
 
         Raises ConflictError when it is no longer what is stored, NotFoundError when it is gone.
         """
-        return await self._amend(current, wanted, rules.with_status if status else rules.updated)
-
-    async def amend_whole(self, current: R, wanted: R) -> R:
-        """As `amend`, for what a caller may change and the status in one write."""
-        return await self._amend(current, wanted, rules.successor)
-
-    async def _amend(self, current: R, wanted: R, rule: Rule) -> R:
+        rule: Rule = rules.successor if whole else rules.with_status if status else rules.updated
         merged: R = rule(current, wanted)
         written, stored = await self._replace(current, merged)
         if not written:
