@@ -23,7 +23,7 @@ class Live:
     """One context. `context` is the registry's object, None when it is gone or was never seen by this daemon.
 
     While it is `freezing`, for its children, nobody but who freezes it lets its processes go on. `data` is its drive while it
-    is being started.
+    is being started, `told` the names of peers that its guest was given then.
     """
 
     record: Record
@@ -46,6 +46,7 @@ class Live:
     freezing: bool = False
     faults: tuple[str, ...] = ()
     peers: dict[str, str] = field(default_factory=dict)
+    told: dict[str, str] | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     died: asyncio.Event = field(default_factory=asyncio.Event)
     spec_changed: asyncio.Event = field(default_factory=asyncio.Event)

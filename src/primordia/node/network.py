@@ -142,12 +142,13 @@ class NetworkKeeper:
         return _FAULTS_AGAIN_S if faults else 0
 
     def _on_context(self, change: Change[Context]) -> None:
-        if _relevant(change.old) != _relevant(change.new):
-            self.changed(lazily=change.old is None and change.new is not None and change.new.spec.node == self._node)
+        own = change.new is not None and change.new.spec.node == self._node
+        if _relevant(change.old, own=own) != _relevant(change.new, own=own):
+            self.changed(lazily=own and change.old is None)
 
 
-def _relevant(context: Context | None) -> object:
-    """What the policy reads of a context."""
+def _relevant(context: Context | None, *, own: bool) -> object:
+    """What the policy reads of a context. The addresses of a node's `own` it knows itself."""
     if context is None:
         return None
     spec = context.spec
@@ -157,7 +158,7 @@ def _relevant(context: Context | None) -> object:
         spec.network,
         spec.lifeform_labels,
         spec.template.ports,
-        context.status.ip,
+        "" if own else context.status.ip,
     )
 
 

@@ -255,7 +255,7 @@ class Starter:
         run = msgspec.structs.replace(live.record.run, phase="running", boot_ms=boot_ms, confirmed=live.confirmed)
         await self._machines.write(live, msgspec.structs.replace(live.record, run=run))
         live.main = "running"
-        self._links.watch(live, guest)
+        self._links.watch(live, guest, live.told)
         services.events.record(context, "Started", f"Running {program.argv[0]}, started because {run.because}.")
 
     async def _go_on(self, live: Live, context: Context, begin_s: float) -> None:
@@ -277,12 +277,13 @@ class Starter:
         )
         await self._machines.write(live, msgspec.structs.replace(live.record, run=run))
         live.main, live.main_status = state.phase, state.status
-        self._links.watch(live, guest)
+        self._links.watch(live, guest, live.told)
         services.events.record(context, "ResumedFromMemory", said)
 
     async def _configure(self, live: Live, context: Context, guest: Guest, files: tuple[SecretFile, ...]) -> None:
         services, spec, meta = self._services, context.spec, context.metadata
         domain = services.config.domain
+        live.told = dict(live.peers)
         config = GuestConfig(
             hostname=f"{spec.lifeform}-{spec.template.name}"[:63].rstrip("-"),
             machine_id=live.uid.replace("-", ""),
@@ -296,7 +297,7 @@ class Starter:
                 gateway=services.network.GATEWAY,
                 gateway_mac=services.network.GATEWAY_MAC,
             ),
-            hosts=dict(live.peers),
+            hosts=live.told,
             search=(f"{spec.lifeform}.{meta.namespace}.{domain}", f"{meta.namespace}.{domain}", domain),
             secrets=files,
             mounts=mounts_of(spec),

@@ -6,7 +6,6 @@ A start never waits for a template. Where there is none the context boots, and t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from primordia.domain.addresses import mac_of
@@ -183,12 +182,12 @@ class LifeformStarts:
     def _person(self, live: Live, files: tuple[SecretFile, ...]) -> Person:
         spec, domain = live.spec, self._services.config.domain
         namespace = live.record.namespace
-        hosts: Mapping[str, str] = dict(live.peers)
+        live.told = dict(live.peers)
         return Person(
             live.uid,
             f"{spec.lifeform}-{spec.template.name}",
             live.record.address,
-            hosts=hosts,
+            hosts=live.told,
             search=(f"{spec.lifeform}.{namespace}.{domain}", f"{namespace}.{domain}", domain),
             secrets=files,
             mounts=mounts_of(spec),
