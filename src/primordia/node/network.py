@@ -148,8 +148,8 @@ class NetworkKeeper:
 
 
 def _relevant(context: Context | None, *, own: bool) -> object:
-    """What the policy reads of a context. The addresses of a node's `own` it knows itself."""
-    if context is None:
+    """What the policy reads of a context. The addresses of a node's `own` it knows itself; others' have no part without one."""
+    if context is None or not (own or context.status.ip):
         return None
     spec = context.spec
     return (
