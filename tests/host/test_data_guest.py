@@ -128,4 +128,8 @@ async def test_a_fork_has_its_own_data_which_grows_and_stands_still_for_a_moment
     await starts_as(guest, "2000:2000")  # and is not given what is not new
     assert await shell(guest, "cd /var/data; cat alone file late") == "alone\nkept\nlate\n"
     assert await data_kib(guest) > 150 * 1024
+    os.truncate(data.path, 256 * MIB)
+    await again.resize_drive("data", 256 * MIB)
+    await guest.grow_data()
+    assert await data_kib(guest) > 220 * 1024
     await again.kill()
