@@ -306,6 +306,30 @@ class VmmContract:
         await asyncio.gather(*(machine.kill() for machine in (*family, grandchild)))
         assert [world.left(world.spec(name)) for name in ("vm", "child0", "child1", "grandchild")] == [[], [], [], []]
 
+    async def test_a_fork_with_somebody_beside_it_goes_on_by_itself(self, world: World, tmp_path: Path) -> None:
+        vmm = world.vmm()
+        parent = await vmm.start(world.spec())
+        assert await (await until_up(parent)).ask("keep parent") == "ok"
+        await parent.freeze(tmp_path / "image")
+        heard = []
+
+        async def talk(machine: Machine) -> None:
+            line = await Line.open(machine)
+            heard.append(await line.ask("kept"))
+
+        child = await vmm.fork(world.spec("child"), tmp_path / "image", beside=talk)
+        assert heard == ["parent"]
+        assert await (await Line.open(child)).ask("ping") == "pong"
+
+        async def stumble(machine: Machine) -> None:
+            await talk(machine)
+            raise TemporaryError("It talks nonsense.")
+
+        with pytest.raises(TemporaryError, match="nonsense"):
+            await vmm.fork(world.spec("other"), tmp_path / "image", beside=stumble)
+        await asyncio.gather(parent.kill(), child.kill())
+        assert [world.left(world.spec(name)) for name in ("vm", "child", "other")] == [[], [], []]
+
     async def test_a_paused_fork_is_adopted_frozen_resumed_and_killed(self, world: World, tmp_path: Path) -> None:
         parent = await world.vmm().start(world.spec())
         assert await (await until_up(parent)).ask("count") == "1"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from primordia.drivers.vmm_qemu import rundir
 from primordia.drivers.vmm_qemu.argv import launch_argv
+from primordia.drivers.vmm_qemu.process import Process, launch
 from primordia.host.agent_build import ensure_launcher
+from primordia.kit import cgroup
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives privileges up, which needs some")
 
@@ -32,6 +38,43 @@ def start(launcher: str, *command: str, owner: int = OWNER, groups: tuple[Path, 
     finally:
         for descriptor in opened:
             os.close(descriptor)
+
+
+def children_of(pid: int) -> list[str]:
+    pids = " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    return [Path(f"/proc/{each}/comm").read_text().strip() for each in pids]
+
+
+def until_it_sleeps(pid: int) -> None:
+    for _ in range(6000):
+        if b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return
+        time.sleep(0.01)
+
+
+async def test_it_is_born_into_its_cgroups(launcher: str, tmp_path: Path) -> None:
+    """Into that of v2 as a child of ours, whose pid it tells; the others it enters."""
+    name = f"primordia-test-launch-{os.getpid()}"
+    stderr = rundir.prepare(tmp_path / "run")
+    cgroup.make(name)
+    try:
+        argv = launch_argv(launcher, OWNER, (), cgroup.procs_files(name), ("/bin/sleep", "600"))
+        errors = str(tmp_path / "run" / rundir.STDERR)
+        process = Process(await launch(argv, env={"A": "b"}, stderr=errors, inherit=()))
+        pid = process.identity.pid
+        for file in cgroup.procs_files(name):
+            assert file.read_text().split() == [str(pid)]
+        environment = Path(f"/proc/{pid}/environ")
+        await asyncio.to_thread(until_it_sleeps, pid)
+        assert environment.read_bytes() == b"A=b\0"
+        assert sorted(file.name for file in Path(f"/proc/{pid}/fd").iterdir()) == ["0", "1", "2"]
+        process.kill()
+        assert await process.wait() == -signal.SIGKILL, "it is our own child"
+        process.close()
+        assert [name for name in children_of(os.getpid()) if "launch" in name] == [], "nobody is left to be buried"
+    finally:
+        cgroup.kill_tree(name)
+        os.close(stderr)
 
 
 async def test_nothing_is_left_that_it_was_not_given(launcher: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from primordia.drivers.vmm_fake_channel import Stream, memory_channel
 from primordia.kit.errors import ConflictError, PermanentError, PrimordiaError, TemporaryError
-from primordia.kit.tasks import TaskSet
+from primordia.kit.tasks import TaskSet, to_the_end
 from primordia.ports.vmm import DEVICES, MEMORY, Drive, Exit, Frozen, MachineIdentity, MachineSpec, VmmInfo
 
 __all__ = ["FakeGuest", "FakeHost", "FakeMachine", "FakeVmm", "memory_channel", "silent"]
@@ -111,8 +111,10 @@ class FakeVmm:
         self._check(spec, (spec.kernel, spec.initramfs))
         return FakeMachine(self.host, self.host.add(spec), self._agent)
 
-    async def fork(self, spec: MachineSpec, image: Path) -> FakeMachine:
-        """A paused guest with a copy of the frozen one's memory."""
+    async def fork(
+        self, spec: MachineSpec, image: Path, *, beside: Callable[[FakeMachine], Awaitable[None]] | None = None
+    ) -> FakeMachine:
+        """A guest with a copy of the frozen one's memory, paused where nobody is beside it."""
         self._check(spec, (image / MEMORY, image / DEVICES))
         try:
             memory = json.loads((image / MEMORY).read_bytes())
@@ -122,9 +124,17 @@ class FakeVmm:
         if layout != _layout(spec):
             raise PermanentError(f"microVM {spec.uid} is not of the image's size and devices: {image}.", reason="ImageDiffers")
         guest = self.host.add(spec)
-        guest.memory, guest.forked_from, guest.paused = memory, image, True
-        guest.running.clear()
-        return FakeMachine(self.host, guest, self._agent)
+        guest.memory, guest.forked_from, guest.paused = memory, image, beside is None
+        machine = FakeMachine(self.host, guest, self._agent)
+        if beside is None:
+            guest.running.clear()
+            return machine
+        try:
+            await beside(machine)
+        except BaseException:
+            await to_the_end(machine.kill())
+            raise
+        return machine
 
     async def image_key(self, spec: MachineSpec) -> dict[str, str]:
         """Sizes and devices."""

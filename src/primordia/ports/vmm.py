@@ -186,8 +186,13 @@ class Vmm(Protocol):
         folder already, TemporaryError when it may pass.
         """
 
-    async def fork(self, spec: MachineSpec, image: Path) -> Machine:
+    async def fork(
+        self, spec: MachineSpec, image: Path, *, beside: Callable[[Machine], Awaitable[None]] | None = None
+    ) -> Machine:
         """A copy-on-write child of the image, paused until `resume`. When it raises, nothing is left.
+
+        With `beside` it goes on by itself as soon as it can, and `beside` runs meanwhile: it may open the channel, and what it
+        says there first waits for the guest. Returns when that has ended too; what it raises is raised as it came.
 
         Processors, memory, network card and drives are those of the machine that was frozen, the drives' files may be others
         of equal size. Kernel, initramfs and kernel arguments are not used: they are in the memory already.

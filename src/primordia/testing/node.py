@@ -30,7 +30,7 @@ from primordia.node.records import Records
 from primordia.node.settings import NodeSettings
 from primordia.node.volumes.pool import NO_POOL, Pool
 from primordia.ports.guest import Guest, GuestGoneError, GuestIdentity, Program
-from primordia.ports.vmm import DEVICES, MEMORY, Drive, Exit, Frozen, MachineIdentity, MachineSpec, VmmInfo
+from primordia.ports.vmm import DEVICES, MEMORY, Drive, Exit, Frozen, Machine, MachineIdentity, MachineSpec, VmmInfo
 from primordia.registry.events import EventRecorder
 from primordia.registry.informers import Informers
 from primordia.registry.registry import Registry
@@ -350,11 +350,22 @@ class WorldVmm:
             raise world.fail_start
         return await world.knife.through(lambda: self._start(spec))
 
-    async def fork(self, spec: MachineSpec, image: Path) -> _Handle:
+    async def fork(
+        self, spec: MachineSpec, image: Path, *, beside: Callable[[Machine], Awaitable[None]] | None = None
+    ) -> _Handle:
         world = self._world
         if world.fail_fork is not None:
             raise world.fail_fork
-        return await world.knife.through(lambda: self._fork(spec, image))
+        handle = await world.knife.through(lambda: self._fork(spec, image))
+        if beside is None:
+            return handle
+        handle.vm.running.set()
+        try:
+            await beside(handle)
+        except BaseException:
+            await handle.kill()
+            raise
+        return handle
 
     async def _fork(self, spec: MachineSpec, image: Path) -> _Handle:
         handle = await self._start(spec)

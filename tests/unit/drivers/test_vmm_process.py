@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from primordia.drivers.vmm_qemu import rundir
-from primordia.drivers.vmm_qemu.process import Process, spawn
+from primordia.drivers.vmm_qemu.process import Process, launch, spawn
 from primordia.drivers.vmm_qemu.tsc import host_tsc_khz
 
 DEADLINE_S = 60.0
@@ -57,6 +57,29 @@ os.write(int(sys.argv[1]), repr(seen).encode())
     assert await ended(process) == 0
     assert os.read(reading, 100) == b"(True, 'b', False)"
     os.close(reading)
+    os.close(stderr)
+
+
+@pytest.mark.parametrize(
+    ("told", "code"),
+    [("os.write(tell, str(os.posix_spawn('/bin/sleep', ['sleep', '600'], {})).encode())", 0), ("pass", 5)],
+)
+async def test_who_was_launched_is_told_or_is_itself(folder: Path, told: str, code: int) -> None:
+    stderr = rundir.prepare(folder)
+    program = f"""
+import os, sys, time
+tell = int(os.environ["LAUNCH_TELL"])
+os.set_inheritable(tell, False)
+{told}
+os.close(tell)
+if {code}:
+    time.sleep(600)
+"""
+    argv = [sys.executable, "-I", "-S", "-c", program]
+    pid = await launch(argv, env={}, stderr=str(folder / rundir.STDERR), inherit=())
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    assert words[0] == (b"sleep" if code == 0 else os.fsencode(sys.executable))
+    os.kill(pid, signal.SIGKILL)
     os.close(stderr)
 
 

@@ -19,6 +19,8 @@ Flags were chosen by measuring boot under TCG (docs/design/0002-qemu-microvm.md 
   settings (`send-configuration=off`) and no description (`suppress-vmdesc`), and nothing is announced to any network.
 - The network card has no announcements of its own either (`guest_announce=off`). With them and `announce-rounds=0` QEMU frees
   the card's timer as it loads it and still uses it at the card's next reset, which every guest does that powers off.
+- A fork to whom nobody talks while it loads stands afterwards (`-S`). Else it goes on by itself, and finds what was said to it
+  waiting in the agent's socket: not to ask the monitor first, nor to connect later, is 10 ms of its start.
 - A fork that resets has ended (`-no-reboot`). One that boots gets the same once its agent's channel is open (`machine.py`).
 - `-no-shutdown` keeps the process when the guest has ended, until the driver has read the last words of its console.
 """
@@ -77,8 +79,10 @@ class Descriptors:
         return (*(number for number in one if number >= 0), *self.drives)
 
 
-def qemu_argv(spec: MachineSpec, tools: Tools, accelerator: Accelerator, files: Descriptors) -> tuple[str, ...]:
-    """QEMU's command line for the machine."""
+def qemu_argv(
+    spec: MachineSpec, tools: Tools, accelerator: Accelerator, files: Descriptors, *, stands: bool = True
+) -> tuple[str, ...]:
+    """QEMU's command line for the machine; a fork `stands` when it is loaded, or goes on by itself."""
     argv = [
         tools.qemu,
         *(word for folder in tools.qemu_data.split(":") if folder for word in ("-L", folder)),
@@ -88,7 +92,7 @@ def qemu_argv(spec: MachineSpec, tools: Tools, accelerator: Accelerator, files: 
         *_processor(accelerator, files),
         *("-smp", str(vcpus(spec))),
         *("-m", f"size={spec.memory_bytes}B"),
-        *(_booting(spec, accelerator, files) if files.kernel >= 0 else _forking(spec, files)),
+        *(_booting(spec, accelerator, files) if files.kernel >= 0 else _forking(spec, files, stands)),
         *("-nodefaults", "-no-user-config", "-nographic", "-no-shutdown"),
         *("-sandbox", _SANDBOX),
         *("-chardev", f"socket,id=monitor,fd={files.monitor},server=on,wait=off", "-mon", "chardev=monitor,mode=control"),
@@ -112,12 +116,12 @@ def _booting(spec: MachineSpec, accelerator: Accelerator, files: Descriptors) ->
     return (*memory, *programs, "-append", kernel_command_line(spec, accelerator))
 
 
-def _forking(spec: MachineSpec, files: Descriptors) -> tuple[str, ...]:
+def _forking(spec: MachineSpec, files: Descriptors, stands: bool) -> tuple[str, ...]:
     file = f"mem-path=/proc/self/fd/{files.memory},share=off,readonly=on,rom=off"
     memory = ("-object", f"memory-backend-file,id=ram,size={spec.memory_bytes}B,{file}")
     stream = ("-global", "migration.send-configuration=off", "-global", "migration.announce-rounds=0")
-    state = ("-add-fd", f"fd={files.state},set={_STATE_SET}", "-incoming", f"file:/dev/fdset/{_STATE_SET}", "-S")
-    return (*memory, *stream, *state, "-no-reboot")
+    state = ("-add-fd", f"fd={files.state},set={_STATE_SET}", "-incoming", f"file:/dev/fdset/{_STATE_SET}")
+    return (*memory, *stream, *state, *(("-S",) if stands else ()), "-no-reboot")
 
 
 def _processor(accelerator: Accelerator, files: Descriptors) -> tuple[str, ...]:

@@ -11,13 +11,12 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from primordia.drivers.vmm_qemu import process, rundir
 from primordia.drivers.vmm_qemu.argv import (
     Accelerator,
-    Descriptors,
     boot_cpu_milli,
     launch_argv,
     memory_limit_bytes,
@@ -32,10 +31,13 @@ from primordia.drivers.vmm_qemu.tsc import host_tsc_khz
 from primordia.kit import cgroup, identity
 from primordia.kit.command import CommandError, run
 from primordia.kit.errors import ConflictError, PermanentError, PrimordiaError, UnsupportedError
+from primordia.kit.tasks import ended
 from primordia.ports.vmm import MachineIdentity, MachineSpec, VmmInfo
 from primordia.wire.nodeconfig import Tools
 
 log = logging.getLogger(__name__)
+
+Beside = Callable[[QemuMachine], Awaitable[None]]
 
 
 class QemuVmm:
@@ -67,8 +69,8 @@ class QemuVmm:
         """Start a microVM; returns when QEMU runs it. What else the port says."""
         return await self._begin(spec, None)
 
-    async def fork(self, spec: MachineSpec, image: Path) -> QemuMachine:
-        """A paused copy-on-write child of the image; returns when it can be resumed. What else the port says.
+    async def fork(self, spec: MachineSpec, image: Path, *, beside: Beside | None = None) -> QemuMachine:
+        """A copy-on-write child of the image; returns when it is loaded, and `beside` has ended. What else the port says.
 
         Raises UnsupportedError where QEMU cannot map a file that it must not write.
         """
@@ -78,7 +80,7 @@ class QemuVmm:
                 remedy="Install a newer QEMU; `primordia doctor` shows which one is used.",
             )
         unpack(image, layout_of(spec))
-        return await self._begin(spec, image)
+        return await self._begin(spec, image, beside)
 
     async def image_key(self, spec: MachineSpec) -> dict[str, str]:
         """What an image of such a machine depends on."""
@@ -96,21 +98,24 @@ class QemuVmm:
         machine.adopted()
         return machine
 
-    async def _begin(self, spec: MachineSpec, image: Path | None) -> QemuMachine:
+    async def _begin(self, spec: MachineSpec, image: Path | None, beside: Beside | None = None) -> QemuMachine:
         group = self._group(spec.cgroup)
         if self._running(spec.run_dir) is not None:
             raise ConflictError(f"microVM {spec.uid} runs already in {spec.run_dir}.")
         await self._clear(spec.run_dir, group)
         machine: QemuMachine | None = None
         try:
-            machine = await self._launch(spec, group, image)
-            await (machine.running() if image is None else machine.loaded())
+            machine = await self._launch(spec, group, image, stands=beside is None)
+            if beside is not None:
+                await _loaded_beside(machine, beside)
+            else:
+                await (machine.running() if image is None else machine.loaded())
         except BaseException:
             await self._undo(machine, spec.run_dir, group)
             raise
         return machine
 
-    async def _launch(self, spec: MachineSpec, group: str, image: Path | None) -> QemuMachine:
+    async def _launch(self, spec: MachineSpec, group: str, image: Path | None, *, stands: bool) -> QemuMachine:
         accelerator = await self._host()
         cgroup.make(group, cgroup.Limits(boot_cpu_milli(spec), memory_limit_bytes(spec, accelerator)))
         stderr = rundir.prepare(spec.run_dir)
@@ -119,9 +124,10 @@ class QemuVmm:
                 inode = os.fstat(files.memory).st_ino if image is not None else 0
                 write_note(spec.run_dir, Note(layout=layout_of(spec), base_inode=inode))
                 inherit = [*files.all(), *((spec.nic.tap_fd,) if spec.nic else ())]
-                command = self._command(spec, group, accelerator, files, inherit)
+                qemu = qemu_argv(spec, self._tools, accelerator, files, stands=stands)
+                command = self._command(spec, group, inherit, qemu)
                 errors = str(spec.run_dir / rundir.STDERR)
-                pid = process.spawn(command, env=environment(self._tools), stderr=errors, inherit=inherit)
+                pid = await process.launch(command, env=environment(self._tools), stderr=errors, inherit=inherit)
             found = Process(pid)
             identity.write_pid_file(spec.run_dir / rundir.PID, pid)
             return QemuMachine(spec.uid, spec.run_dir, group, found, stderr)
@@ -131,15 +137,12 @@ class QemuVmm:
                 raise PermanentError(f"microVM {spec.uid} cannot be started: {error.strerror} ({error.filename}).") from error
             raise
 
-    def _command(
-        self, spec: MachineSpec, group: str, accelerator: Accelerator, files: Descriptors, inherit: Sequence[int]
-    ) -> tuple[str, ...]:
+    def _command(self, spec: MachineSpec, group: str, inherit: Sequence[int], qemu: tuple[str, ...]) -> tuple[str, ...]:
         if not self._tools.launcher:
             raise UnsupportedError(
                 f"microVM {spec.uid} cannot be started: this node knows no launcher.",
                 remedy="Its settings are from an earlier version: run `primordia up` (or `join`) again.",
             )
-        qemu = qemu_argv(spec, self._tools, accelerator, files)
         return launch_argv(self._tools.launcher, spec.owner_id, inherit, cgroup.procs_files(group), qemu)
 
     async def _undo(self, machine: QemuMachine | None, run_dir: Path, group: str) -> None:
@@ -172,6 +175,16 @@ class QemuVmm:
 
     def _group(self, name: str) -> str:
         return f"{self._cgroup_root}/{name}"
+
+
+async def _loaded_beside(machine: QemuMachine, beside: Beside) -> None:
+    """Both at once. Where both fail, what QEMU said is why."""
+    talking = asyncio.ensure_future(beside(machine))
+    try:
+        await machine.loaded()
+        await talking
+    finally:
+        await ended(talking)
 
 
 def environment(tools: Tools) -> dict[str, str]:

@@ -13,7 +13,10 @@ import signal
 from collections.abc import Mapping, Sequence
 
 from primordia.kit import identity
+from primordia.kit.tasks import to_the_end
 from primordia.ports.vmm import MachineIdentity
+
+_TELL = "LAUNCH_TELL"
 
 
 def spawn(argv: Sequence[str], *, env: Mapping[str, str], stderr: str, inherit: Sequence[int]) -> int:
@@ -31,6 +34,49 @@ def spawn(argv: Sequence[str], *, env: Mapping[str, str], stderr: str, inherit: 
     return os.posix_spawn(
         argv[0], list(argv), env, file_actions=actions, setsid=True, setsigmask=(), setsigdef=(signal.SIGPIPE, signal.SIGINT)
     )
+
+
+async def launch(argv: Sequence[str], *, env: Mapping[str, str], stderr: str, inherit: Sequence[int]) -> int:
+    """Start a program by the launcher (launch.c), as `spawn` does, and return the pid of the process that becomes it.
+
+    Not cut off: whoever is cancelled meanwhile goes when it is known which process there is to end. Raises OSError.
+    """
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        started = spawn(argv, env={**env, _TELL: str(writing)}, stderr=stderr, inherit=(*inherit, writing))
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return await to_the_end(_told(reading, started))
+
+
+async def _told(reading: int, started: int) -> int:
+    """Who closes it without a word is the process itself: as in an earlier version, or without a v2 cgroup to be born into."""
+    loop, ready, said = asyncio.get_running_loop(), asyncio.Event(), b""
+    loop.add_reader(reading, ready.set)
+    try:
+        while True:
+            await ready.wait()
+            ready.clear()
+            with contextlib.suppress(BlockingIOError):
+                part = os.read(reading, 64)
+                said += part
+                if not part:
+                    break
+    finally:
+        loop.remove_reader(reading)
+        os.close(reading)
+    if not said:
+        return started
+    _bury(started)
+    return int(said)
+
+
+def _bury(pid: int) -> None:
+    """It has closed what it had open, so it is just ending."""
+    os.waitpid(pid, 0)
 
 
 class Process:

@@ -152,24 +152,19 @@ class Forker:
                 data.write_bytes(bytes(PLACE_BYTES))
         except OSError as error:
             raise disk_error(error, f"The scratch disk of fork {uid}") from error
-        machine = await self._start(uid, image, shape, address, Disks(scratch, data))
+        machine, guest = await self._start(uid, image, shape, address, Disks(scratch, data))
         self._place_of(uid).unlink(missing_ok=True)  # the machine has it open
         try:
-            guest = await within(services.clock, services.settings.fork_deadline_s, self._greet(machine))
             await self._known_to_the_network(uid)
-        except BaseException as error:
+        except BaseException:
             await to_the_end(_end(machine))
-            if isinstance(error, TimeoutError):
-                raise TemporaryError(
-                    f"The agent of fork {uid} did not answer within {services.settings.fork_deadline_s:g} s.",
-                    reason="ForkSilent",
-                ) from error
             raise
         return Fork(uid, image, address, scratch, machine, guest)
 
-    async def _start(self, uid: str, image: Image, shape: Shape, address: str, disks: Disks) -> Machine:
+    async def _start(self, uid: str, image: Image, shape: Shape, address: str, disks: Disks) -> tuple[Machine, Guest]:
+        """The machine, and its agent, who is greeted while it loads: it finds the greeting there when it wakes."""
         services, config = self._services, self._services.config
-        mac = mac_of(address)
+        mac, deadline_s = mac_of(address), services.settings.fork_deadline_s
         tap = await services.network.open_tap(uid, address, mac)
         self.linked.add(uid)
         services.network_keeper.changed()
@@ -177,7 +172,16 @@ class Forker:
             owner = owner_id_of(address, config.soup_pod_cidr)
             run_dir = services.paths.context_run(uid)
             spec = shape.machine(uid, run_dir, disks, owner, config.tools, Nic(tap.fd, mac))
-            return await services.vmm.fork(spec, image.folder)
+            greeted: list[Guest] = []
+
+            async def greet(machine: Machine) -> None:
+                greeted.append(await within(services.clock, deadline_s, self._greet(machine)))
+
+            machine = await services.vmm.fork(spec, image.folder, beside=greet)
+            return machine, greeted[0]
+        except TimeoutError as error:
+            silent = f"The agent of fork {uid} did not answer within {deadline_s:g} s."
+            raise TemporaryError(silent, reason="ForkSilent") from error
         finally:
             with contextlib.suppress(OSError):
                 os.close(tap.fd)
@@ -195,7 +199,6 @@ class Forker:
             ) from None
 
     async def _greet(self, machine: Machine) -> Guest:
-        await machine.resume()
         return await self._services.connect(machine)
 
     async def _destroy(self, fork: Fork) -> None:
