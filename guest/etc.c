@@ -2,6 +2,7 @@
 #include "etc.h"
 
 #include "agent.h"
+#include "bytes.h"
 #include "relay.h"
 
 #include <errno.h>
@@ -12,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { OVERWRITE_MAX = 4096 };
+enum { OVERWRITE_MAX = 4096, RESOLVER_MAX = 2047 };
 
 /* The name and address of the guest itself, kept for when the hosts are replaced. */
 static char own_name[256], own_address[64];
@@ -43,21 +44,45 @@ int etc_compare(const char *path, const void *content, size_t size)
 	return error;
 }
 
+/* The files that were written over, which stay open: a fork inherits them, and to open the first costs it some milliseconds. */
+static struct kept {
+	const char *path;
+	int fd;
+	dev_t device;
+	ino_t inode;
+} kept_files[] = {{"/etc/machine-id", -1, 0, 0}, {"/etc/hostname", -1, 0, 0}, {"/etc/hosts", -1, 0, 0}, {"/etc/resolv.conf", -1, 0, 0}};
+
+/* The open file that has the path, and its status; opened again when another has it by now. NULL when there is none. */
+static struct kept *kept_open(const char *path, struct stat *status)
+{
+	struct kept *kept = kept_files;
+	while (kept < kept_files + sizeof kept_files / sizeof *kept_files && strcmp(kept->path, path) != 0)
+		kept++;
+	if (kept == kept_files + sizeof kept_files / sizeof *kept_files)
+		return NULL;
+	if (kept->fd >= 0 && lstat(path, status) == 0 && status->st_dev == kept->device && status->st_ino == kept->inode)
+		return kept;
+	if (kept->fd >= 0)
+		close(kept->fd);
+	kept->fd = open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (kept->fd < 0 || fstat(kept->fd, status) != 0)
+		return NULL;
+	kept->device = status->st_dev;
+	kept->inode = status->st_ino;
+	return kept;
+}
+
 /* Write over a plain file as we have made it before, and read it back; false when it is none, or not all was written. What is
  * as long or shorter is not cut: under emulation the way through the file system's truncation alone costs milliseconds. */
 static bool overwrite(const char *path, const char *content, size_t size, mode_t mode)
 {
 	struct stat status;
 	char found[OVERWRITE_MAX + 1];
-	int fd = size > OVERWRITE_MAX ? -1 : open(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	bool plain = fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && status.st_nlink == 1 && (status.st_mode & 07777) == mode;
-	bool written = plain && pwrite(fd, content, size, 0) == (ssize_t)size &&
-	               (status.st_size <= (off_t)size || ftruncate(fd, size) == 0);
-	bool same = written && pread(fd, found, size + 1, 0) == (ssize_t)size && memcmp(found, content, size) == 0;
-	close(fd);
-	return same;
+	struct kept *kept = size > OVERWRITE_MAX ? NULL : kept_open(path, &status);
+	bool plain = kept && S_ISREG(status.st_mode) && status.st_nlink == 1 && (status.st_mode & 07777) == mode;
+	bool written = plain && pwrite(kept->fd, content, size, 0) == (ssize_t)size &&
+	               (status.st_size <= (off_t)size || ftruncate(kept->fd, size) == 0);
+	return written && pread(kept->fd, found, size + 1, 0) == (ssize_t)size && memcmp(found, content, size) == 0;
 }
 
 /* Replace a file by another of the same name: a link that the image has there is replaced, not followed. Read back.
@@ -76,46 +101,54 @@ static int replace(const char *path, const char *content, size_t size, mode_t mo
 	return error ? error : etc_compare(path, content, size);
 }
 
+static bool append(struct bytes *text, const char *more)
+{
+	return bytes_append(text, more, strlen(more));
+}
+
+static bool append_host(struct bytes *text, const char *address, const char *name, size_t length)
+{
+	return append(text, address) && append(text, "\t") && bytes_append(text, name, length) && append(text, "\n");
+}
+
 int etc_write_hosts(const struct params *params)
 {
-	char *content = NULL;
-	size_t size = 0;
-	FILE *text = open_memstream(&content, &size);
-	if (text == NULL)
-		return errno;
-	fprintf(text, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-	fprintf(text, "%s\t%s\n", *own_address ? own_address : "127.0.1.1", own_name);
-	for (const char *value = NULL; (value = params_next(params, "host", value));) {
+	struct bytes text = {0};
+	bool built = append(&text, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n") &&
+	             append_host(&text, *own_address ? own_address : "127.0.1.1", own_name, strlen(own_name));
+	for (const char *value = NULL; built && (value = params_next(params, "host", value));) {
 		const char *address = strchr(value, '=');
 		if (address)
-			fprintf(text, "%s\t%.*s\n", address + 1, (int)(address - value), value);
+			built = append_host(&text, address + 1, value, address - value);
 	}
-	int error = fclose(text) == 0 ? replace("/etc/hosts", content, size, 0644) : errno;
-	free(content);
+	int error = built ? replace("/etc/hosts", (const char *)text.data, text.used, 0644) : ENOMEM;
+	bytes_free(&text);
 	return error;
 }
 
 static int write_resolver(const struct params *params)
 {
-	char content[2048];
-	size_t size = snprintf(content, sizeof content, "nameserver " OWN_ADDRESS "\n");
+	struct bytes text = {0};
 	const char *word = "search";
-	for (const char *value = NULL; (value = params_next(params, "search", value)); word = "") {
-		int count = snprintf(content + size, sizeof content - size, "%s %s", word, value);
-		if (count < 0 || size + count >= sizeof content - 1)
-			return EINVAL;
-		size += count;
-	}
-	if (*word == 0)
-		content[size++] = '\n';
-	return replace("/etc/resolv.conf", content, size, 0644);
+	bool built = append(&text, "nameserver " OWN_ADDRESS "\n");
+	for (const char *value = NULL; built && (value = params_next(params, "search", value)); word = "")
+		built = append(&text, word) && append(&text, " ") && append(&text, value);
+	if (built && *word == 0)
+		built = append(&text, "\n");
+	int error = !built ? ENOMEM : text.used > RESOLVER_MAX ? EINVAL : replace("/etc/resolv.conf", (char *)text.data, text.used, 0644);
+	bytes_free(&text);
+	return error;
 }
 
 static int write_line(const char *path, const char *text, mode_t mode)
 {
 	char line[300];
-	int size = snprintf(line, sizeof line, "%s\n", text);
-	return size < (int)sizeof line ? replace(path, line, size, mode) : EINVAL;
+	size_t size = strlen(text);
+	if (size >= sizeof line)
+		return EINVAL;
+	memcpy(line, text, size);
+	line[size] = '\n';
+	return replace(path, line, size + 1, mode);
 }
 
 int etc_write_machine_id(const struct params *params)
@@ -124,12 +157,19 @@ int etc_write_machine_id(const struct params *params)
 	return id ? write_line("/etc/machine-id", id, 0444) : EINVAL;
 }
 
+static void keep(char *place, size_t size, const char *text)
+{
+	size_t length = strnlen(text, size - 1);
+	memcpy(place, text, length);
+	place[length] = 0;
+}
+
 int etc_write_names(const struct params *params, const char **file)
 {
 	const char *hostname = params_get(params, "hostname"), *address = params_get(params, "address");
 	int error;
-	snprintf(own_name, sizeof own_name, "%s", hostname ? hostname : "localhost");
-	snprintf(own_address, sizeof own_address, "%s", address ? address : "");
+	keep(own_name, sizeof own_name, hostname ? hostname : "localhost");
+	keep(own_address, sizeof own_address, address ? address : "");
 	*file = "/etc/hostname";
 	if ((error = write_line(*file, own_name, 0644)))
 		return error;

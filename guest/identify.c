@@ -67,11 +67,12 @@ static int add_entropy(const char *hex)
 		return EINVAL;
 	pool.info.buf_size = (int)size;
 	pool.info.entropy_count = (int)size * 8;
-	int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
+	static int generator = -1; /* stays open, for to open it once more costs each fork a millisecond */
+	if (generator < 0)
+		generator = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+	if (generator < 0)
 		return errno;
-	int error = ioctl(fd, RNDADDENTROPY, &pool) == 0 && ioctl(fd, RNDRESEEDCRNG) == 0 ? 0 : errno;
-	close(fd);
+	int error = ioctl(generator, RNDADDENTROPY, &pool) == 0 && ioctl(generator, RNDRESEEDCRNG) == 0 ? 0 : errno;
 	explicit_bzero(&pool, sizeof pool);
 	return error;
 }
@@ -180,9 +181,7 @@ static bool set_items(const struct params *params, struct answer *answer, struct
 		int64_t begin_us = now_us();
 		if (!items[i].set(params, failure))
 			return false;
-		char key[32];
-		snprintf(key, sizeof key, "ok_%s", items[i].name);
-		answer_add(answer, key, "%d", (int)(now_us() - begin_us));
+		answer_number(answer, "ok_", items[i].name, (unsigned long)(now_us() - begin_us));
 	}
 	return true;
 }
@@ -200,11 +199,7 @@ void identify_open(uint32_t id, const struct params *params)
 		group_rehearse();
 	agent.configured = agent.configured || !stops_short(params);
 	held = is_set(params, "hold");
-	const uint8_t *bytes = boot_id();
-	char text[33];
-	for (size_t i = 0; i < 16; i++)
-		sprintf(text + 2 * i, "%02x", bytes[i]);
-	answer_add(&answer, "boot_id", "%s", text);
+	answer_hex(&answer, "boot_id", boot_id(), 16);
 	if (stops_short(params))
 		call_done(id, &answer);
 	else
@@ -222,7 +217,7 @@ void release_open(uint32_t id, const struct params *params)
 	}
 	held = false;
 	agent.configured = true;
-	answer_add(&answer, "ok_thawed", "%d", (int)(now_us() - begin_us));
+	answer_number(&answer, "ok_", "thawed", (unsigned long)(now_us() - begin_us));
 	hooks_run(id, params, &answer);
 }
 

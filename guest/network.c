@@ -11,6 +11,7 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -24,11 +25,11 @@ struct settings {
 };
 
 /* What the card has now; zeros when it has none. `rehearsed`: it was given in a rehearsal, and no user process of the fork has
- * run since that could have changed it. */
+ * run since that could have changed it. So with `way`, the route and MTU that a card without an address was given. */
 static struct own {
 	struct settings has;
 	int index;
-	bool rehearsed;
+	bool rehearsed, way;
 } own;
 
 /* The card, once it was found. A fork has its parent's, with another MAC. */
@@ -36,6 +37,10 @@ static struct {
 	int index;
 	char name[IF_NAMESIZE];
 } card;
+
+/* Kept open, for what is made and closed once more costs each fork milliseconds: to change the network, and to ask for it. */
+static int changing = -1, asking = -1;
+static uint32_t sequence;
 
 /* Requests that go to the kernel together; it answers each, in order, and goes on after an error. */
 struct batch {
@@ -59,6 +64,7 @@ static void begin(struct batch *batch, const char *step, int forgiven, int type,
 		.nlmsg_len = NLMSG_LENGTH(size),
 		.nlmsg_type = type,
 		.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | flags,
+		.nlmsg_seq = ++sequence,
 	};
 	memcpy(NLMSG_DATA(last), family, size);
 	batch->used += NLMSG_ALIGN(last->nlmsg_len);
@@ -74,37 +80,37 @@ static void add(struct batch *batch, int type, const void *data, size_t size)
 	batch->used = (char *)last + NLMSG_ALIGN(last->nlmsg_len) - batch->data;
 }
 
-/* The kernel's acknowledgement of one request, which is there at once. */
-static int acknowledged(int fd)
+/* The kernel's acknowledgement of one request, which is there at once; of those before, whatever was left is passed over. */
+static int acknowledged(uint32_t number)
 {
 	struct {
 		struct nlmsghdr header;
 		struct nlmsgerr error;
 		char rest[512];
 	} answer;
-	if (recv(fd, &answer, sizeof answer, 0) < 0)
-		return errno;
+	do
+		if (recv(changing, &answer, sizeof answer, MSG_DONTWAIT) < 0)
+			return errno;
+	while (answer.header.nlmsg_seq != number);
 	return answer.header.nlmsg_type == NLMSG_ERROR ? -answer.error.error : EIO;
 }
 
 /* Returns 0, or the first errno that is not forgiven and its step. */
 static int perform(const struct batch *batch, const char **step)
 {
-	int first = 0;
 	*step = "network";
-	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-	if (fd < 0 || send(fd, batch->data, batch->used, 0) < 0)
-		first = errno;
-	for (size_t i = 0; fd >= 0 && i < batch->count && !first; i++) {
-		int error = acknowledged(fd);
+	if (changing < 0)
+		changing = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+	if (changing < 0 || send(changing, batch->data, batch->used, 0) < 0)
+		return errno;
+	for (size_t i = 0; i < batch->count; i++) {
+		int error = acknowledged(sequence - (uint32_t)(batch->count - 1 - i));
 		if (error && error != batch->requests[i].forgiven) {
-			first = error;
 			*step = batch->requests[i].step;
+			return error;
 		}
 	}
-	if (fd >= 0)
-		close(fd);
-	return first;
+	return 0;
 }
 
 static void link_up(struct batch *batch, int index, const uint8_t *mac, unsigned mtu)
@@ -144,6 +150,7 @@ static void change_neighbour(struct batch *batch, int type, int index, struct in
 		add(batch, NDA_LLADDR, mac, 6);
 }
 
+/* Without a source the kernel takes the address that the card has when somebody sends. */
 static void add_default_route(struct batch *batch, int index, struct in_addr gateway, struct in_addr source)
 {
 	struct rtmsg route = {
@@ -152,7 +159,8 @@ static void add_default_route(struct batch *batch, int index, struct in_addr gat
 	};
 	begin(batch, "default route", 0, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &route, sizeof route);
 	add(batch, RTA_GATEWAY, &gateway, sizeof gateway);
-	add(batch, RTA_PREFSRC, &source, sizeof source);
+	if (source.s_addr)
+		add(batch, RTA_PREFSRC, &source, sizeof source);
 	add(batch, RTA_OIF, &index, sizeof index);
 }
 
@@ -204,12 +212,23 @@ static void disable_ipv6(void)
 	close(fd);
 }
 
+static int open_asking(void)
+{
+	if (asking < 0)
+		asking = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	return asking < 0 ? errno : 0;
+}
+
 /* The card wakes here, in a template, for that costs some milliseconds; without an address it says nothing. */
 int network_prepare(const char **step)
 {
 	struct batch batch = {0};
 	struct in_addr ours;
 	int lo = (int)if_nametoindex("lo");
+	*step = "network";
+	int error = open_asking();
+	if (error)
+		return error;
 	find_card();
 	inet_pton(AF_INET, OWN_ADDRESS, &ours);
 	/* the kernel itself puts 127.0.0.1/8 on lo when it comes up */
@@ -222,47 +241,62 @@ int network_prepare(const char **step)
 	return perform(&batch, step);
 }
 
-static bool parse_settings(const struct params *params, struct settings *settings)
+static bool parse_gateway(const struct params *params, struct settings *settings)
 {
 	const char *gateway = params_get(params, "gateway");
 	settings->mtu = (unsigned)params_number(params, "mtu", 576, 65535, 1500);
-	return inet_pton(AF_INET, params_get(params, "address"), &settings->address) == 1 && gateway &&
-	       inet_pton(AF_INET, gateway, &settings->gateway) == 1 && parse_mac(params_get(params, "mac"), settings->mac) &&
+	return gateway && inet_pton(AF_INET, gateway, &settings->gateway) == 1 &&
 	       parse_mac(params_get(params, "gateway_mac"), settings->gateway_mac);
 }
 
-/* What it would say of itself to the world: its MAC, and the address that a datagram to anywhere leaves from (none is
- * sent). Returns 0 or an errno. */
-static int read_back(const struct settings *settings)
+static bool parse_settings(const struct params *params, struct settings *settings)
 {
-	struct sockaddr_in anywhere = {.sin_family = AF_INET, .sin_port = htons(9)}, from;
-	struct ifreq request = {0};
-	socklen_t size = sizeof from;
-	inet_pton(AF_INET, "192.0.2.1", &anywhere.sin_addr); /* TEST-NET-1 of RFC 5737 */
-	strcpy(request.ifr_name, card.name);
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return errno;
-	int error = ioctl(fd, SIOCGIFHWADDR, &request) != 0 || connect(fd, (struct sockaddr *)&anywhere, sizeof anywhere) != 0 ||
-	                    getsockname(fd, (struct sockaddr *)&from, &size) != 0
-	                ? errno
-	                : 0;
-	close(fd);
-	if (error)
-		return error;
-	bool same = from.sin_addr.s_addr == settings->address.s_addr && memcmp(request.ifr_hwaddr.sa_data, settings->mac, 6) == 0;
-	return same ? 0 : EIO;
+	return parse_gateway(params, settings) && inet_pton(AF_INET, params_get(params, "address"), &settings->address) == 1 &&
+	       parse_mac(params_get(params, "mac"), settings->mac);
+}
+
+/* The address that a datagram to anywhere leaves from; none is sent, and the socket forgets it all. */
+static int ask_source(struct sockaddr_in *from)
+{
+	const struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+	struct sockaddr_in anywhere = {.sin_family = AF_INET, .sin_port = htons(9)};
+	socklen_t size = sizeof *from;
+	anywhere.sin_addr.s_addr = htonl(0xc0000201); /* 192.0.2.1, of TEST-NET-1 (RFC 5737) */
+	int error = connect(asking, (struct sockaddr *)&anywhere, sizeof anywhere) != 0 ? errno : 0;
+	if (!error && getsockname(asking, (struct sockaddr *)from, &size) != 0)
+		error = errno;
+	if (connect(asking, &nowhere, sizeof nowhere) != 0 && !error)
+		error = errno;
+	return error;
 }
 
 static bool has_mac(const uint8_t mac[6])
 {
 	struct ifreq request = {0};
 	strcpy(request.ifr_name, card.name);
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	bool same = fd >= 0 && ioctl(fd, SIOCGIFHWADDR, &request) == 0 && memcmp(request.ifr_hwaddr.sa_data, mac, 6) == 0;
-	if (fd >= 0)
-		close(fd);
-	return same;
+	return open_asking() == 0 && ioctl(asking, SIOCGIFHWADDR, &request) == 0 && memcmp(request.ifr_hwaddr.sa_data, mac, 6) == 0;
+}
+
+static int set_mac(const uint8_t mac[6])
+{
+	struct ifreq request = {.ifr_hwaddr.sa_family = ARPHRD_ETHER};
+	if (has_mac(mac))
+		return 0;
+	strcpy(request.ifr_name, card.name);
+	memcpy(request.ifr_hwaddr.sa_data, mac, 6);
+	return ioctl(asking, SIOCSIFHWADDR, &request) == 0 ? 0 : errno;
+}
+
+/* What it would say of itself to the world. Returns 0 or an errno. */
+static int read_back(const struct settings *settings)
+{
+	struct sockaddr_in from = {0};
+	int error = open_asking();
+	if (!error)
+		error = ask_source(&from);
+	if (error)
+		return error;
+	return from.sin_addr.s_addr == settings->address.s_addr && has_mac(settings->mac) ? 0 : EIO;
 }
 
 /* First the address goes, with it every route that used it: from then on no socket can send as who we were. */
@@ -282,7 +316,31 @@ static int end_connections(struct in_addr address)
 	return error == ENOENT || error == EOPNOTSUPP || error == EPROTONOSUPPORT ? 0 : error;
 }
 
-static int lose_network(const char **step)
+static bool is_rehearsal(const struct params *params)
+{
+	return params_number(params, "rehearsal", 0, 1, 0) == 1;
+}
+
+/* A template has no address, but may have the way out that all of its forks will have: they add an address alone. */
+static int make_way(const struct params *params, const char **step)
+{
+	struct settings settings = {0};
+	struct batch batch = {0};
+	*step = "network settings";
+	if (!parse_gateway(params, &settings))
+		return EINVAL;
+	*step = "network card";
+	if (!card.index)
+		return ENODEV;
+	link_up(&batch, card.index, NULL, settings.mtu);
+	add_default_route(&batch, card.index, settings.gateway, settings.address);
+	int error = perform(&batch, step);
+	if (!error)
+		own = (struct own){.has = settings, .index = card.index, .way = is_rehearsal(params)};
+	return error;
+}
+
+static int lose_network(const struct params *params, const char **step)
 {
 	struct batch batch = {0};
 	struct in_addr before = own.has.address, none = {0};
@@ -292,7 +350,9 @@ static int lose_network(const char **step)
 		return error;
 	memset(&own, 0, sizeof own);
 	*step = "connections before";
-	return end_connections(before);
+	if ((error = end_connections(before)))
+		return error;
+	return params_get(params, "gateway") ? make_way(params, step) : 0;
 }
 
 /* A fork that waited has rehearsed with the network that it gets, more often than not: it is read back then, as ever, and
@@ -305,16 +365,32 @@ static bool is_there_already(const struct settings *wanted)
 	       has->mtu == wanted->mtu;
 }
 
-/* The address goes, with all that used it, and another comes. */
+static bool has_way(const struct settings *wanted)
+{
+	const struct settings *has = &own.has;
+	return own.way && has->address.s_addr == 0 && has->gateway.s_addr == wanted->gateway.s_addr && has->mtu == wanted->mtu;
+}
+
+/* The address goes, with all that used it, and another comes. The gateway's entry is made anew each time: the kernel forgets
+ * it when the card gets another MAC. */
 static int change_network(const struct settings *settings, const char **step)
 {
 	struct batch batch = {0};
-	leave_behind(&batch, settings->gateway);
-	link_up(&batch, card.index, has_mac(settings->mac) ? NULL : settings->mac, settings->mtu);
+	bool way = has_way(settings);
+	if (!way)
+		leave_behind(&batch, settings->gateway);
+	int error = batch.count ? perform(&batch, step) : 0;
+	*step = "network card";
+	if (error || (error = set_mac(settings->mac)))
+		return error;
+	batch = (struct batch){0};
+	if (!way)
+		link_up(&batch, card.index, NULL, settings->mtu);
 	change_address(&batch, RTM_NEWADDR, card.index, settings->address);
 	change_neighbour(&batch, RTM_NEWNEIGH, card.index, settings->gateway, settings->gateway_mac);
-	add_default_route(&batch, card.index, settings->gateway, settings->address);
-	int error = perform(&batch, step);
+	if (!way)
+		add_default_route(&batch, card.index, settings->gateway, settings->address);
+	error = perform(&batch, step);
 	if (!error)
 		own = (struct own){.has = *settings, .index = card.index};
 	return error;
@@ -325,7 +401,7 @@ int network_replace(const struct params *params, const char **step)
 	struct settings settings;
 	struct in_addr before = own.has.address;
 	if (params_get(params, "address") == NULL)
-		return lose_network(step);
+		return lose_network(params, step);
 	*step = "network settings";
 	if (!parse_settings(params, &settings))
 		return EINVAL;
@@ -335,7 +411,7 @@ int network_replace(const struct params *params, const char **step)
 	if (card.index == 0)
 		return ENODEV;
 	int error = is_there_already(&settings) ? 0 : change_network(&settings, step);
-	own.rehearsed = false;
+	own.rehearsed = own.way = false;
 	if (error)
 		return error;
 	*step = "connections before";
@@ -343,6 +419,6 @@ int network_replace(const struct params *params, const char **step)
 		return error;
 	*step = "network read back";
 	error = read_back(&settings);
-	own.rehearsed = !error && params_number(params, "rehearsal", 0, 1, 0) == 1;
+	own.rehearsed = !error && is_rehearsal(params);
 	return error;
 }

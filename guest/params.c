@@ -100,6 +100,48 @@ void answer_add(struct answer *answer, const char *key, const char *format, ...)
 	va_end(values);
 }
 
+char *hex_encode(char *out, const uint8_t *bytes, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		*out++ = "0123456789abcdef"[bytes[i] >> 4];
+		*out++ = "0123456789abcdef"[bytes[i] & 15];
+	}
+	return out;
+}
+
+/* All of it, or nothing where there is no room. */
+static void answer_parts(struct answer *answer, const char *const *parts, size_t count)
+{
+	size_t wanted = 1;
+	for (size_t i = 0; i < count; i++)
+		wanted += strlen(parts[i]);
+	if (wanted > sizeof answer->data - answer->used)
+		return;
+	for (size_t i = 0; i < count; i++) {
+		size_t length = strlen(parts[i]);
+		memcpy(answer->data + answer->used, parts[i], length);
+		answer->used += length;
+	}
+	answer->data[answer->used++] = 0;
+}
+
+void answer_number(struct answer *answer, const char *prefix, const char *name, unsigned long number)
+{
+	char digits[24], *at = digits + sizeof digits;
+	*--at = 0;
+	do
+		*--at = '0' + number % 10;
+	while (number /= 10);
+	answer_parts(answer, (const char *[]){prefix, name, "=", at}, 4);
+}
+
+void answer_hex(struct answer *answer, const char *key, const uint8_t *bytes, size_t count)
+{
+	char digits[65];
+	*hex_encode(digits, bytes, count < 32 ? count : 32) = 0;
+	answer_parts(answer, (const char *[]){key, "=", digits}, 3);
+}
+
 void answer_error(struct answer *answer, int number, const char *format, ...)
 {
 	char message[700];

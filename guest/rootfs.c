@@ -133,7 +133,7 @@ static bool build_overlay(const struct params *params, struct failure *failure)
 	ensure_dir("/lower", 0755);
 	ensure_dir("/scratch", 0755);
 	if (!drive_mount(params_get(params, "root"), "/lower", "ext4", MS_RDONLY | MS_NOATIME, NULL, failure) ||
-	    !drive_mount(params_get(params, "scratch"), "/scratch", "ext4", MS_NOATIME, "noinit_itable", failure))
+	    !drive_mount(params_get(params, "scratch"), "/scratch", "ext4", MS_NOATIME | MS_LAZYTIME, "noinit_itable", failure))
 		return false;
 	/* New folders for each attempt: overlay refuses the work folder of a volatile mount that went before. */
 	int number = 0;

@@ -46,7 +46,10 @@ class SecretFile:
 
 @dataclass(frozen=True)
 class GuestNetwork:
-    """A point-to-point address; the gateway's MAC is fixed, so nothing is resolved on the link."""
+    """A point-to-point address; the gateway's MAC is fixed, so nothing is resolved on the link.
+
+    Without an address (and MAC) it is a template's: nobody yet, with the way out that its forks will have.
+    """
 
     address: str
     mac: str

@@ -23,8 +23,8 @@ def identity_params(identity: GuestIdentity) -> Params:
         ("rehearsal" if identity.rehearsal else "hold", "1"),
     ]
     if (net := identity.network) is not None:
-        params += [("address", net.address), ("mac", net.mac), ("gateway", net.gateway)]
-        params += [("gateway_mac", net.gateway_mac), ("mtu", str(net.mtu))]
+        params += [("address", net.address), ("mac", net.mac)] if net.address else []
+        params += [("gateway", net.gateway), ("gateway_mac", net.gateway_mac), ("mtu", str(net.mtu))]
     params += hosts_params(identity.hosts)
     params += [("search", domain) for domain in identity.search]
     for mount in identity.mounts:

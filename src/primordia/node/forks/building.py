@@ -26,7 +26,7 @@ from primordia.node.forks.forking import PLACE_BYTES, Forker
 from primordia.node.forks.shape import Disks, Recipe
 from primordia.node.forks.store import DEVICES, MEMORY, SCRATCH, Stored, TemplateStore, disk_error
 from primordia.node.services import Services
-from primordia.ports.guest import Guest, GuestError, GuestIdentity
+from primordia.ports.guest import Guest, GuestError, GuestIdentity, GuestNetwork
 from primordia.ports.vmm import Machine, MachineSpec, Nic
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ READY = "/run/primordia/ready"
 T = TypeVar("T")
 
 _LOOK_S = 0.2
+_SETTLE_S = 1.0
+"""What a kernel still does in the second after its boot, as taking up a finer clock, each fork would do again."""
 _SAY_S = 1.0
 _SAID_BYTES = 600
 _IMAGE = "image"
@@ -125,8 +127,12 @@ class Builder:
                 if recipe.is_warm:
                     await self._warm_up(uid, recipe, guest)
                 await self._call(recipe, guest.freeze())
-                # Once more, for what has been written back meanwhile would have to be fetched by each of its forks.
-                await self._call(recipe, guest.identify(replace(_passing(uid, services), rehearsal=True)))
+                await services.clock.sleep(_SETTLE_S)
+                # Once more, for what has been written back meanwhile would have to be fetched by each of its forks. Nobody runs
+                # any more, so the way out that all forks have can be made here.
+                await self._call(
+                    recipe, guest.identify(replace(_passing(uid, services), rehearsal=True, network=_way(services)))
+                )
                 # It does not go on, so the disk stays as it is now, and needs no copy.
                 await machine.freeze(folder / _IMAGE, go_on=False)
             finally:
@@ -213,6 +219,10 @@ class Builder:
             await within(self._services.clock, _SAY_S, read())
         words = text.decode(errors="replace").strip()
         return f" It wrote: {words}" if words else " It wrote nothing."
+
+
+def _way(services: Services) -> GuestNetwork:
+    return GuestNetwork("", "", services.network.GATEWAY, services.network.GATEWAY_MAC)
 
 
 def _passing(uid: str, services: Services) -> GuestIdentity:
