@@ -243,7 +243,7 @@ async def _node(
         Holdings(pool, registry, informers, name, copies.holder.currency),
         Returning(keeper, registry, informers, events, name),
     )
-    surplus = Surplus(pool, registry, informers, name)
+    surplus = Surplus(pool, registry, informers, name, copies.holder.giving_up)
     works = (informers.run(), writer.run(), keeper.run(), copies.run(), holdings.run(), returning.run(), surplus.run())
     for work in works:
         tasks.start(work, name="work")

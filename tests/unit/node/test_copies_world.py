@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from primordia.domain.snapshots import Delta
 from primordia.drivers.volumes_memory import MemoryVolumes
 from primordia.kit.errors import ConflictError, TemporaryError
 from primordia.node.volumes.copies import sender as senders
+from primordia.ports.volumes import Piece
 from primordia.testing.copies import CopyWorld, copy_world
 from primordia.testing.volumes import content, put, stream
 from primordia.wire.copies import Current, Holding
@@ -360,3 +362,58 @@ async def test_what_an_earlier_daemon_acknowledged_is_published_though_nobody_as
     await world.nodes["n2"].copies.holder.recover()
     assert [each.number for each in await holder.snapshots(owned.uid)] == [1, 2]
     assert await content(holder, owned.uid, 2) == await content(owner, owned.uid, 2)
+
+
+async def test_what_is_being_given_up_is_not_promised(world: CopyWorld) -> None:
+    owned = await world.volume(replicas=("n2",))
+    await write(world, owned.uid, 0, b"1" * 4096)
+    await world.nodes["n1"].cutter.cut(owned)
+    await world.holds("n2", owned.uid, 1)
+    holder, pool = world.nodes["n2"].copies.holder, world.nodes["n1"].pool
+    accept = world.nodes["n2"].pool.accept
+    await write(world, owned.uid, 0, b"2" * 4096)
+    with holder.giving_up(owned.uid):
+        with pytest.raises(ConflictError, match="giving its copy"):
+            await holder.holding("n1", owned.uid)
+        await world.nodes["n1"].cutter.cut(owned)
+        await world.clock.sleep(0.3)
+        assert world.nodes["n1"].copies.replicator.acknowledged(owned.uid, 2) == ()
+    await world.until(lambda: world.nodes["n1"].copies.replicator.acknowledged(owned.uid, 2) == ("n2",))
+
+    async def given_up_meanwhile(delta: Delta, pieces: AsyncIterator[Piece], *, begin: int = 0) -> bool:
+        taken = await accept(delta, pieces, begin=begin)
+        with holder.giving_up(owned.uid):
+            pass
+        return taken
+
+    world.nodes["n2"].pool.accept = given_up_meanwhile  # type: ignore[method-assign]
+    await write(world, owned.uid, 0, b"3" * 4096)
+    manifest = await pool.cut(owned.uid, epoch=1)
+    delta = await pool.changes(owned.uid, manifest.number, since=2)
+    writer, pieces = DeltaWriter(), await pool.read(owned.uid, manifest.number, delta.ranges)
+    parts = [writer.header(delta), *(writer.part(Part(each.range, each.data)) for each in pieces), writer.end()]
+    with pytest.raises(ConflictError, match="giving its copy"):
+        await holder.deliver("n1", owned.uid, stream(parts), aside=False)
+    assert [each.number for each in (await holder.holding("n1", owned.uid)).snapshots][-1] == 3
+
+
+async def test_a_hand_over_believes_no_answer_from_before_it_asked(world: CopyWorld) -> None:
+    owned = await world.volume(replicas=("n2",))
+    await write(world, owned.uid, 0, b"1" * 4096)
+    manifest = await world.nodes["n1"].cutter.cut(owned)
+    await world.holds("n2", owned.uid, 1)
+    replicator, pool = world.nodes["n1"].copies.replicator, world.nodes["n2"].pool
+    await world.until(lambda: replicator.acknowledged(owned.uid, 1) == ("n2",))
+    asked = list[str]()
+    holding = world.nodes["n2"].copies.holder.holding
+
+    async def told(asker: str, uid: str) -> Holding:
+        asked.append(asker)
+        return await holding(asker, uid)
+
+    world.nodes["n2"].copies.holder.holding = told  # type: ignore[method-assign]
+    await pool.quarantine(owned.uid, 1)  # its auditor found it damaged, and the owner has not heard of it
+    async with asyncio.timeout(30):
+        await replicator.until_on(owned.uid, manifest.number, "n2")
+    assert asked
+    await world.holds("n2", owned.uid, 1)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -156,6 +159,58 @@ async def test_it_stays_while_its_owner_is_silent_or_has_left(tmp_path: Path) ->
         stored = await registry.update_status(msgspec.structs.replace(stored, status=status))
         assert await work._delete("shop.main", "default", UID) is (ready == "True")
         assert (await pool.find(UID) is None) is (ready == "True")
+    await store.close()
+
+
+async def test_nothing_is_promised_from_when_on_it_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is made a holder again between the first look and the deletion keeps what it may have promised."""
+    clock = SystemClock()
+    store = MemoryStore(clock)
+    registry = Registry(store, clock, new_uid=lambda: UID)
+    pool = MemoryVolumes(tmp_path, total_bytes=1 << 26)
+    await pool.create(UID, 1 << 20)
+    await pool.cut(UID, epoch=1, always=True)
+    await pool.release(UID)
+    await registry.create(an_owner())
+    stored = await registry.create(a_volume(a_copy()))
+    refusing, seen, meddling = list[str](), list[str](), list[str]()
+    read, retire = registry.get, pool.retire
+
+    @contextmanager
+    def refuse(uid: str) -> Iterator[None]:
+        refusing.append(uid)
+        yield
+        refusing.remove(uid)
+
+    async def get(kind: Any, name: str, namespace: str = "") -> Any:
+        found = await read(kind, name, namespace)
+        if kind is Volume and not meddling:
+            seen.append("read, refusing" if refusing else "read")
+            if len(seen) == 1:
+                meddling.append(name)
+                await registry.update_status(
+                    msgspec.structs.replace(stored, status=msgspec.structs.replace(stored.status, replicas=("new", "old")))
+                )
+                meddling.clear()
+        return found
+
+    async def retired(volume: str) -> None:
+        seen.append("retire, refusing" if refusing else "retire")
+        await retire(volume)
+
+    monkeypatch.setattr(registry, "get", get)
+    monkeypatch.setattr(pool, "retire", retired)
+    work = Surplus(pool, registry, Informers(registry), "old", refuse)
+    assert await work._delete("shop.main", "default", UID)
+    assert await pool.find(UID) is not None
+    assert seen == ["read", "read, refusing"]
+    again = await read(Volume, "shop.main", "default")
+    meddling.append("again")
+    await registry.update_status(msgspec.structs.replace(again, status=stored.status))
+    meddling.clear()
+    assert await work._delete("shop.main", "default", UID)
+    assert await pool.find(UID) is None
+    assert seen[2:5] == ["read", "read, refusing", "retire, refusing"]
     await store.close()
 
 

@@ -44,10 +44,11 @@ class VolumeWork:
         self._followers: tuple[tuple[str, Holdings | Returning | Surplus], ...] = ()
         if informers is not None:
             currency = self.copies.holder.currency if self.copies is not None else None
+            refusing = (self.copies.holder.giving_up,) if self.copies is not None else ()
             self._followers = (
                 ("holdings", Holdings(keeper.pool, registry, informers, node, currency)),
                 ("returning", Returning(keeper, registry, informers, events, node)),
-                ("surplus", Surplus(keeper.pool, registry, informers, node)),
+                ("surplus", Surplus(keeper.pool, registry, informers, node, *refusing)),
             )
 
     async def run(self) -> None:

@@ -2,16 +2,18 @@
 
 Invariant: what a sync has promised is never given up here before every copy that is wanted has it. So a copy stays while any
 of the others has no place yet, is still being made, cannot be reached, or lacks the last sync; and it is judged by the
-registry, not by a cache. It stays as well while the owner is silent: what that told of the others may be old, and a takeover
-counts on what is here. What the owner never had, for another node than this one went on when its owner died, is nowhere else:
-it is put aside, and stays until the volume is destroyed.
+registry, not by a cache, from when on nothing more is promised here: whoever made this node a holder again, and was told what
+it holds, had said so in the registry before. It stays as well while the owner is silent: what that told of the others may be
+old, and a takeover counts on what is here. What the owner never had, for another node than this one went on when its owner
+died, is nowhere else: it is put aside, and stays until the volume is destroyed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NoReturn
 
 import msgspec
@@ -58,11 +60,22 @@ def never_owned(volume: Volume, snapshots: Sequence[Manifest]) -> tuple[int, ...
     return tuple(each.number for each in snapshots if is_tail(began, each.epoch, each.number))
 
 
-class Surplus:
-    """One node's."""
+Refusing = Callable[[str], AbstractContextManager[object]]
+"""For the block nothing of a volume is acknowledged here."""
 
-    def __init__(self, pool: Volumes, registry: Registry, informers: Informers, node: str) -> None:
+
+def _refuse_nobody(uid: str) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+class Surplus:
+    """One node's. `refusing` is of who acknowledges deltas here, where anybody does."""
+
+    def __init__(
+        self, pool: Volumes, registry: Registry, informers: Informers, node: str, refusing: Refusing = _refuse_nobody
+    ) -> None:
         self._pool = pool
+        self._refusing = refusing
         self._registry = registry
         self._informer = informers.of(Volume)
         self._node = node
@@ -103,9 +116,19 @@ class Surplus:
     async def _delete(self, name: str, namespace: str, uid: str) -> bool:
         """Let it go if it is surplus; False where its disk is still here, which is let go first (`returning.py`), and while
         its owner is silent."""
-        volume = await self._registry.get(Volume, name, namespace)
-        if volume.metadata.uid != uid or not is_surplus(volume, self._node):
+        if not await self._is_surplus(name, namespace, uid):
             return True
+        with self._refusing(uid):
+            volume = await self._is_surplus(name, namespace, uid)
+            return await self._end(volume) if volume is not None else True
+
+    async def _is_surplus(self, name: str, namespace: str, uid: str) -> Volume | None:
+        """The volume as it is stored now, if what is here of it is surplus."""
+        volume = await self._registry.get(Volume, name, namespace)
+        return volume if volume.metadata.uid == uid and is_surplus(volume, self._node) else None
+
+    async def _end(self, volume: Volume) -> bool:
+        name, namespace, uid = volume.metadata.name, volume.metadata.namespace, volume.metadata.uid
         if await self._is_silent(volume.status.node):
             return False
         known = await self._pool.find(uid)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 
 import msgspec
@@ -71,6 +72,9 @@ class Receiver:
         self.currency = Currency(clock)
         self._tasks = TaskSet("copies")
         self._settling: dict[str, asyncio.Task[None]] = {}
+        self._giving_up: Counter[str] = Counter()
+        self._given_up: Counter[str] = Counter()
+        """How often that was begun."""
         self._accepted: dict[str, Manifest] = {}
         self._tidying: set[str] = set()
         self._seeding: dict[str, asyncio.Task[None]] = {}
@@ -83,6 +87,17 @@ class Receiver:
     async def close(self) -> None:
         """End what is under way; what had come is kept."""
         await self._tasks.close()
+
+    @contextlib.contextmanager
+    def giving_up(self, uid: str) -> Iterator[None]:
+        """For the block nothing of the volume is acknowledged here: whoever asks, and whose delta has just come, is refused."""
+        self._given_up[uid] += 1
+        self._giving_up[uid] += 1
+        try:
+            yield
+        finally:
+            self._giving_up[uid] -= 1
+            self._accepted.pop(uid, None)  # it may be gone: from here on the pool is asked
 
     async def recover(self) -> None:
         """Publish what an earlier daemon acknowledged and did not come to build. Needs nobody: its owner may be gone."""
@@ -99,6 +114,12 @@ class Receiver:
 
     async def holding(self, asker: str, uid: str) -> Holding:
         """See the port."""
+        begun = self._given_up[uid]
+        holding = await self._holding(asker, uid)
+        self._check_kept(uid, begun)
+        return holding
+
+    async def _holding(self, asker: str, uid: str) -> Holding:
         seeding, message = uid in self._seeding, self._messages.get(uid, "")
         partial = await self._pool.partial(uid)
         unfinished = None
@@ -142,6 +163,7 @@ class Receiver:
 
     async def deliver(self, asker: str, uid: str, chunks: AsyncIterator[bytes], *, aside: bool) -> Taken:
         """See the port."""
+        begun = self._given_up[uid]
         volume = self._wanted_here(uid)
         self._check_owner(volume, asker)
         await self._settled(uid)
@@ -156,6 +178,7 @@ class Receiver:
             await self._put_aside(uid, header.delta)
         await self._pool.accept(header.delta, incoming.pieces(), begin=header.begin)
         self._take(volume, said)
+        self._check_kept(uid, begun)
         return Taken(number=said.number, root=said.root)
 
     async def fetch(self, asker: str, uid: str, root: str, begin: int) -> AsyncIterator[bytes]:
@@ -199,6 +222,11 @@ class Receiver:
         return await self._auditor.scrub(uid)
 
     # ------------------------------------------------------------ who may
+
+    def _check_kept(self, uid: str, begun: int) -> None:
+        """Whether what was looked up or stored may be promised: it was not given up since `begun`, and is not being."""
+        if self._giving_up[uid] or self._given_up[uid] != begun:
+            raise ConflictError(f"Node {self._directory.node} is giving its copy of volume {uid} up.", reason="GivenUp")
 
     def _wanted_here(self, uid: str) -> Volume:
         volume = self._directory.volume(uid)

@@ -100,15 +100,25 @@ class Replicator:
             await news.wait()
 
     async def until_on(self, uid: str, number: int, node: str) -> None:
-        """Wait until that node has the snapshot durably. It may take for ever."""
+        """Wait until that node says that it has the snapshot durably: what it said before we asked may be so no more.
+
+        It may take for ever.
+        """
+        asked: tuple[CopySender, int] | None = None
         while True:
             news = self._news.setdefault(uid, asyncio.Event())
             news.clear()
             copies = self._copies.get(uid)
             sender = copies.senders.get(node) if copies is not None else None
-            if sender is not None and sender.acknowledged >= number:
-                return
-            self.hurry(uid)
+            if sender is None:
+                self.hurry(uid)
+            else:
+                if asked is None or asked[0] is not sender:
+                    asked = sender, sender.asked
+                has_said = sender.answered > asked[1]
+                if has_said and sender.acknowledged >= number:
+                    return
+                sender.wake(urgent=True, ask=not has_said)
             await news.wait()
 
     def hurry(self, uid: str, *, ask: bool = False) -> None:

@@ -65,6 +65,8 @@ class CopySender:
         self.needed: frozenset[int] | None = None
         """Those of ours that it relies on; None while nothing is known."""
         self.epoch = 0
+        self.asked = self.answered = 0
+        """How often it was asked, and which of these it answered last; a delta that it took is an answer, too."""
         self.failure = ""
         self.unreachable = False
         self.progress = ""
@@ -80,7 +82,7 @@ class CopySender:
         self._holding: Holding | None = None
         self._woken = asyncio.Event()
         self._urgent = asyncio.Event()
-        self._seed_number = 0
+        self._seed_number = self._heard = 0
         self._anew = False
 
     def wake(self, *, urgent: bool = False, ask: bool = False) -> None:
@@ -140,7 +142,9 @@ class CopySender:
         if self.needed is None:
             self.needed = frozenset(each.number for each in owner)  # what it relies on is among them
         if self._holding is None:
+            turn = self._ask()
             self._holding = await self._peer().holding(self.uid)
+            self._heard = turn
         holding = self._holding
         if owner and owner[-1].epoch < holding.epoch:
             # It has owned the volume since this was cut, and takes nothing of an epoch before its own.
@@ -185,11 +189,15 @@ class CopySender:
             self.acknowledged, self.needed = number, needed
             self.epoch = max((each.epoch for each in owner if each.number == number), default=0)
             self._news()
+        if self.answered != self._heard:  # only now: who waits for an answer believes what was learned of it
+            self.answered = self._heard
+            self._news()
         return held
 
     async def _push(self, send: Send, delta: Delta) -> None:
         assert self._holding is not None
         self.needed = (self.needed or frozenset()) | {send.number, send.since}
+        turn = self._ask()
         try:
             async with self._outgoing.turn(delta):
                 chunks = self._outgoing.stream(delta, send.begin, self.limit)
@@ -197,12 +205,16 @@ class CopySender:
         except ConflictError:
             self._anew = bool(send.begin)  # perhaps it was that: the next one begins at its beginning
             raise
-        self._anew = False
+        self._anew, self._heard = False, turn
         self.progress = ""
         base = next((each.number for each in reversed(self._holding.snapshots) if each.root == send.base), 0)
         kept = tuple(each for each in self._holding.snapshots if not send.aside or each.number <= base)
         new = HeldSnapshot(number=taken.number, epoch=delta.manifest.epoch, root=taken.root)
         self._holding = Holding(epoch=delta.manifest.epoch, snapshots=(*kept, new))
+
+    def _ask(self) -> int:
+        self.asked += 1
+        return self.asked
 
     async def _have_it_fetched(self, owner: Sequence[Manifest], holding: Holding) -> bool:
         """Have the copy fetch the whole, or see how far it is."""
