@@ -13,7 +13,7 @@ from primordia.ports.forks import Forks
 from primordia.registry.informer import Informer
 from primordia.wire.conditions import holds
 from primordia.wire.demand import demand_of_capacity
-from primordia.wire.resources import Node, Template, TemplateNode
+from primordia.wire.resources import Node, Template, TemplateNode, Volume
 
 
 class Boxes:
@@ -58,15 +58,25 @@ class Boxes:
 class VolumeHosts:
     """How this server reaches every node's volumes; `nodes` tells where there is room for a new one.
 
-    `local` are this node's, None where it has no pool; `on_node` gives those of any node.
+    `local` are this node's, None where it has no pool; `on_node` gives those of any node, and `volumes` who owns which.
     """
 
     def __init__(
-        self, local: VolumeService | None, on_node: Callable[[str], VolumeService | None], nodes: Informer[Node]
+        self,
+        local: VolumeService | None,
+        on_node: Callable[[str], VolumeService | None],
+        nodes: Informer[Node],
+        volumes: Informer[Volume] | None = None,
     ) -> None:
         self._local = local
         self._on_node = on_node
+        self._volumes = volumes
         self.nodes = nodes
+
+    def likely_owner(self, name: str, namespace: str) -> str:
+        """The node that owned the volume when this server last heard of it; empty where it knows of none."""
+        known = self._volumes.get(name, namespace) if self._volumes is not None else None
+        return known.status.node if known is not None else ""
 
     def of(self, node: str) -> VolumeService:
         """A node's, with an empty name this node's. Raises UnsupportedError, TemporaryError (its address is not known)."""

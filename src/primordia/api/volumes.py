@@ -19,7 +19,7 @@ from primordia.api.hosts import VolumeHosts
 from primordia.api.paths import Target, number
 from primordia.api.services import Services
 from primordia.api.transfer import send
-from primordia.kit.errors import TemporaryError, UnsupportedError
+from primordia.kit.errors import PermanentError, TemporaryError, UnsupportedError
 from primordia.ports.data import VolumeService
 from primordia.registry import keys
 from primordia.wire import data as wire
@@ -29,6 +29,8 @@ from primordia.wire.resources import Node, Volume
 
 _LARGEST_BYTES = 16 * 1024
 _CHUNK = 256 * 1024
+_NOT_THERE = ("NotOwner", "NotFound", "NodeUnreachable")
+"""What a node says, or is said of it, that has not got the volume; nothing was done then."""
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -60,6 +62,8 @@ async def stream(request: web.BaseRequest, target: Target, services: Services) -
     """What may take any time; who asked and leaves ends it, but for a restore, which is ended once it was begun."""
     if target.subresource == wire.IMPORT:
         return await _import(request, target, services)
+    if target.subresource == wire.SYNC:
+        return await _sync(request, target, services)
     volumes = await _owner(target, services)
     where = (target.namespace, target.name)
     match target.subresource:
@@ -69,11 +73,25 @@ async def stream(request: web.BaseRequest, target: Target, services: Services) -
             restore = await _read(request, wire.RestoreRequest)
             _refuse(wire.problems_of_restore(restore), target.name)
             return document_answer(await volumes.restore(*where, restore))
-        case wire.SYNC:
-            sync = await _read(request, wire.SyncRequest)
-            _refuse(wire.problems_of_sync(sync), target.name)
-            return document_answer(await volumes.sync(*where, sync))
     return document_answer(await volumes.scrub(*where))
+
+
+async def _sync(request: web.BaseRequest, target: Target, services: Services) -> web.Response:
+    """A sync asks whom the cache takes for the owner, and the engine only where that is not so any more.
+
+    It can do nothing wrong there: what it promises is recorded by a transaction that only the volume's owner passes.
+    """
+    sync = await _read(request, wire.SyncRequest)
+    _refuse(wire.problems_of_sync(sync), target.name)
+    likely = "" if target.here else _hosts(services).likely_owner(target.name, target.namespace)
+    if likely:
+        try:
+            return document_answer(await _hosts(services).of(likely).sync(target.namespace, target.name, sync))
+        except (TemporaryError, PermanentError) as error:
+            if error.reason not in _NOT_THERE:
+                raise
+    volumes = await _owner(target, services)
+    return document_answer(await volumes.sync(target.namespace, target.name, sync))
 
 
 async def _import(request: web.BaseRequest, target: Target, services: Services) -> web.Response:

@@ -79,7 +79,7 @@ from primordia.supervisor.uplink import INTERFACE as UPLINK
 from primordia.wire import copies, engine, joining, operations
 from primordia.wire.meta import ObjectMeta
 from primordia.wire.nodeconfig import NodeConfig
-from primordia.wire.resources import Lifeform, Soup, SoupSpec, SoupStatus, Template
+from primordia.wire.resources import Lifeform, Soup, SoupSpec, SoupStatus, Template, Volume
 from primordia.wire.resources import Node as NodeObject
 
 log = logging.getLogger("daemon")
@@ -179,7 +179,7 @@ class Daemon:
         )
         volumes = self._node.volume_work.service if self._node.volume_work is not None else None
         volumes_of = Router[VolumeService | None](config.name, volumes, nodes, self._peers.volumes)
-        self._api.add_volumes(VolumeHosts(volumes, volumes_of, nodes))
+        self._api.add_volumes(VolumeHosts(volumes, volumes_of, nodes, self._informers.of(Volume)))
         if self._node.volume_work is not None and self._node.volume_work.copies is not None:
             self._api.add_area(copies.PREFIX, CopiesApi(self._node.volume_work.copies.holder))
 

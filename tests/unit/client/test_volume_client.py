@@ -8,7 +8,7 @@ import random
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -17,18 +17,31 @@ from primordia.api.hosts import VolumeHosts
 from primordia.cli.main import main as cli
 from primordia.client import AsyncClient
 from primordia.client.config import save
+from primordia.drivers.contexts_remote import peer
 from primordia.drivers.contexts_remote.contexts import Peers
+from primordia.drivers.contexts_remote.failures import NodeUnreachableError
+from primordia.drivers.contexts_remote.peer import Peer
 from primordia.drivers.volumes_memory import MemoryVolumes
 from primordia.kit import pki
 from primordia.kit.clock import SystemClock
-from primordia.kit.errors import AlreadyExistsError, InvalidError, NotFoundError, PrimordiaError, TemporaryError
+from primordia.kit.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    PrimordiaError,
+    TemporaryError,
+)
+from primordia.ports.data import VolumeService
+from primordia.registry.informer import Informer
 from primordia.testing.api import TestApi, connected, raw_session, running_api
 from primordia.testing.boxes import ready_node
 from primordia.testing.cuts import SIZE, CutWorld, cut_world
 from primordia.testing.volumes import BLOCK, put
-from primordia.wire.data import INTERNAL_VOLUMES, ScrubbedCopy, ScrubResult, SyncResult
+from primordia.wire.data import INTERNAL_VOLUMES, ScrubbedCopy, ScrubResult, SyncRequest, SyncResult
+from primordia.wire.meta import ObjectMeta
 from primordia.wire.resources import Node, Volume
-from primordia.wire.volumes import PoolSummary
+from primordia.wire.volumes import PoolSummary, VolumeSpec, VolumeStatus
 
 NS = "default"
 
@@ -127,6 +140,99 @@ async def test_syncs_and_scrubs_reach_who_does_them(setting: Setting) -> None:
     setting.world.service.sync_with, setting.world.service.scrub_with = sync, scrub
     assert await setting.client.sync("a", timeout_s=9) == SyncResult(number=7, epoch=1, copies=("n2",), at="9")
     assert (await setting.client.scrub("a")).copies[0].snapshots == 3
+
+
+async def test_a_sync_finds_the_owner_also_where_the_cache_is_wrong(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked of the engine where the cache is right; where it is not, who is asked says so."""
+
+    async def sync(owned: Any, timeout_s: float) -> SyncResult:
+        return SyncResult(number=7, epoch=1, copies=("n2",), at="")
+
+    class Elsewhere:
+        async def sync(self, namespace: str, name: str, asked: SyncRequest) -> SyncResult:
+            raise refusals[asked.timeout_seconds]
+
+    refusals: dict[float, Exception] = {
+        1: ConflictError("It is another's.", reason="NotOwner"),
+        2: NotFoundError("It is not here."),
+        3: NodeUnreachableError("It is away."),
+        4: ConflictError("It is being restored.", reason="Restoring"),
+    }
+    await setting.world.volume("a")
+    setting.world.service.sync_with = sync
+    api, asked, reads, owner = setting.api, list[str](), list[str](), "n9"
+    right, wrong = cast(VolumeService, setting.world.service), cast(VolumeService, Elsewhere())
+
+    class Cache:
+        def get(self, name: str, namespace: str) -> Volume:
+            return Volume(
+                metadata=ObjectMeta(name=name, namespace=namespace),
+                spec=VolumeSpec(size="1Mi"),
+                status=VolumeStatus(node=owner),
+            )
+
+    def on_node(node: str) -> VolumeService:
+        asked.append(node)
+        return wrong if node == "n9" else right
+
+    async def get(kind: Any, name: str, namespace: str = "") -> Any:
+        reads.append(name)
+        return await read(kind, name, namespace)
+
+    read = api.registry.get
+    monkeypatch.setattr(api.registry, "get", get)
+    api.entry.add_volumes(VolumeHosts(right, on_node, api.informers.of(Node), cast(Informer[Volume], Cache())))
+    for timeout_s in (1, 2, 3):
+        assert (await setting.client.sync("a", timeout_s=timeout_s)).number == 7
+    assert asked == ["n9", "n1"] * 3
+    assert reads == ["a"] * 3
+    with pytest.raises(PrimordiaError, match="being restored"):
+        await setting.client.sync("a", timeout_s=4)
+    owner = "n1"
+    assert (await setting.client.sync("a", timeout_s=5)).number == 7
+    assert asked[-2:] == ["n9", "n1"]
+    assert reads == ["a"] * 3
+
+
+@pytest.mark.parametrize("setting", ["another node"], indirect=True)
+async def test_the_connection_for_syncs_is_kept_and_made_anew(setting: Setting) -> None:
+    async def sync(owned: Any, timeout_s: float) -> SyncResult:
+        return SyncResult(number=7, epoch=1, copies=("n2",), at="")
+
+    runner = setting.api.server._runner
+    assert runner is not None and runner.server is not None
+    await setting.world.volume("a")
+    setting.world.service.sync_with = sync
+    for _ in range(2):
+        await setting.client.sync("a")
+        (kept,) = runner.server.connections
+        await setting.client.sync("a")
+        assert runner.server.connections == [kept]
+        assert kept.transport is not None
+        kept.transport.abort()
+
+
+@pytest.mark.parametrize("setting", ["another node"], indirect=True)
+async def test_a_node_that_is_gone_is_noticed_on_a_connection_that_was_kept(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sync(owned: Any, timeout_s: float) -> SyncResult:
+        if timeout_s == 60:
+            await asyncio.Event().wait()
+        return SyncResult(number=7, epoch=1, copies=("n2",), at="")
+
+    async def answers(_: Peer) -> bool:
+        return alive.pop()
+
+    monkeypatch.setattr(peer, "_DOUBT_S", 0.05)
+    monkeypatch.setattr(Peer, "answers", answers)
+    await setting.world.volume("a")
+    setting.world.service.sync_with = sync
+    await setting.client.sync("a")
+    alive = [False]
+    with pytest.raises(TemporaryError, match="does not answer"):
+        await setting.client.sync("a", timeout_s=60)
+    assert not alive
 
 
 @pytest.mark.parametrize("name", ["disk.img", "disk.img.gz", "disk.img.zst"])

@@ -33,6 +33,7 @@ class Peers:
         self._clock = clock
         self._tasks = TaskSet("peers")
         self._session: aiohttp.ClientSession | None = None
+        self._kept: aiohttp.ClientSession | None = None
         self._known: dict[tuple[str, str], Peer] = {}
 
     def contexts(self, node: str, address: str) -> RemoteContexts:
@@ -48,20 +49,23 @@ class Peers:
         return RemoteVolumes(self._peer(node, address))
 
     def _peer(self, node: str, address: str) -> Peer:
-        if self._session is None:
-            self._session = new_session(self._tls)
+        if self._session is None or self._kept is None:
+            self._session, self._kept = new_session(self._tls), new_session(self._tls, kept=True)
         known = self._known.get((node, address))
         if known is None:
-            known = self._known[node, address] = Peer(self._session, node, f"{address}:{self._port}", self._clock, self._tasks)
+            place = f"{address}:{self._port}"
+            known = Peer(self._session, node, place, self._clock, self._tasks, self._kept)
+            self._known[node, address] = known
         return known
 
     async def close(self) -> None:
         """Close every connection."""
         await self._tasks.close()
         self._known.clear()
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        sessions, self._session, self._kept = (self._session, self._kept), None, None
+        for session in sessions:
+            if session is not None:
+                await session.close()
 
 
 class RemoteContexts:

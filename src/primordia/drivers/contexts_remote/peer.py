@@ -1,7 +1,8 @@
 """Requests to one other node's API, by its address in the soup's network and with our own node's certificate.
 
 Each request has a connection of its own: its TLS handshake shows that the node's daemon is alive before anything is asked of
-it, which a connection out of a pool would not.
+it, which a connection out of a pool would not. What is asked often and may be asked twice has one that is kept (`ask`): there
+a node that does not answer soon is asked over another one whether it is alive.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import socket
 import ssl
 from asyncio.trsock import TransportSocket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import unquote_to_bytes
 
 import aiohttp
@@ -26,16 +27,23 @@ CONNECT_WITHIN_S = 5.0
 ANSWER_WITHIN_S = 45.0
 """More than a node gives its guest for an answer: the node's own words are the better ones."""
 _CLOSE_WITHIN_S = 1.0
+_KEPT_S = 30.0
+_DOUBT_S = 1.0
 _LARGEST_FRAME = 4 * 1024 * 1024
 
 Params = list[tuple[str, str]]
 Socket = aiohttp.ClientWebSocketResponse
 
 
-def new_session(tls: ssl.SSLContext) -> aiohttp.ClientSession:
-    """What all peers share."""
+def new_session(tls: ssl.SSLContext, *, kept: bool = False) -> aiohttp.ClientSession:
+    """What all peers share; with `kept`, for what `Peer.ask` asks."""
+    connector = (
+        aiohttp.TCPConnector(ssl=tls, limit=0, keepalive_timeout=_KEPT_S)
+        if kept
+        else aiohttp.TCPConnector(ssl=tls, limit=0, force_close=True)
+    )
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls, limit=0, force_close=True),
+        connector=connector,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_WITHIN_S),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -46,11 +54,22 @@ def new_session(tls: ssl.SSLContext) -> aiohttp.ClientSession:
 class Peer:
     """One node. Every method raises NodeUnreachableError, or the error that the node's Status tells of."""
 
-    def __init__(self, session: aiohttp.ClientSession, node: str, place: str, clock: Clock, tasks: TaskSet) -> None:
-        """`place` is ADDRESS:PORT."""
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        node: str,
+        place: str,
+        clock: Clock,
+        tasks: TaskSet,
+        kept: aiohttp.ClientSession | None = None,
+    ) -> None:
+        """`place` is ADDRESS:PORT; `kept` is a session that keeps connections."""
         self.node = node
         self._session = session
+        self._kept = kept or session
         self._place = place
+        self._clock = clock
+        self._tasks = tasks
         self._watch = Watch(node, self.answers, clock, tasks)
 
     async def answers(self) -> bool:
@@ -104,15 +123,42 @@ class Peer:
 
     async def post(self, path: str, body: bytes, within_s: float) -> bytes:
         """A POST of JSON and its whole answer. Leaving early ends what was asked for there."""
-        async with self._translated(begun=False), asyncio.timeout(within_s) as scope:
-            self._watch.add(scope, lambda: scope.reschedule(asyncio.get_running_loop().time()))
+        async with self._translated(begun=False):
+            return await self._post(self._session, path, body, within_s)
+
+    async def ask(self, path: str, body: bytes, within_s: float) -> bytes:
+        """The same for what may be done twice, over a connection that is kept; where that has broken, over a new one."""
+        async with self._translated(begun=False):
+            try:
+                return await self._post(self._kept, path, body, within_s, doubt_s=_DOUBT_S)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                return await self._post(self._session, path, body, within_s)
+
+    async def _post(
+        self, session: aiohttp.ClientSession, path: str, body: bytes, within_s: float, *, doubt_s: float = 0.0
+    ) -> bytes:
+        async with asyncio.timeout(within_s) as scope:
+
+            def cut() -> None:
+                scope.reschedule(asyncio.get_running_loop().time())
+
+            self._watch.add(scope, cut)
+            doubting = self._tasks.start(self._doubt(doubt_s, cut), name=self.node) if doubt_s else None
             try:
                 headers = {"Content-Type": "application/json"}
-                async with self._session.post(f"https://{self._place}{path}", data=body, headers=headers) as answer:
+                async with session.post(f"https://{self._place}{path}", data=body, headers=headers) as answer:
                     await self._check(answer)
                     return await answer.read()
             finally:
                 self._watch.remove(scope)
+                if doubting is not None:
+                    doubting.cancel()
+
+    async def _doubt(self, after_s: float, cut: Callable[[], None]) -> None:
+        """The connection is old: it says nothing of whether the node is there."""
+        await self._clock.sleep(after_s)
+        if not await self.answers():
+            cut()
 
     async def websocket(self, uid: str, subresource: str, params: Params, protocol: str) -> Socket:
         """An open WebSocket; give it back with `drop`."""

@@ -67,8 +67,8 @@ class RemoteVolumes:
 
     async def sync(self, namespace: str, name: str, request: wire.SyncRequest) -> wire.SyncResult:
         """See the port."""
-        path = _path(namespace, name, wire.SYNC)
-        return await self._ask(path, request, wire.SyncResult, request.timeout_seconds + _MORE_S)
+        path, within_s = _path(namespace, name, wire.SYNC), request.timeout_seconds + _MORE_S
+        return self._decoded(await self._peer.ask(path, msgspec.json.encode(request), within_s), wire.SyncResult)
 
     async def scrub(self, namespace: str, name: str) -> wire.ScrubResult:
         """See the port."""
