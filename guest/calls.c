@@ -82,12 +82,6 @@ static void write_tar(uint32_t id, const struct params *params)
 	job_with_path(id, params, tar_extract_job);
 }
 
-static void sync_all(uint32_t id, const struct params *params)
-{
-	(void)params;
-	job_open(id, sync_job, "");
-}
-
 /* Served before and after there is a root, with an identity, while the user processes are frozen, during a shutdown. */
 enum { EMPTY = 1, PREPARED = 2, CONFIGURED = 4, FROZEN = 8, LATE = 16 };
 enum { EVER = EMPTY | PREPARED | CONFIGURED | FROZEN, WITH_ROOT = PREPARED | CONFIGURED | FROZEN };
@@ -117,7 +111,7 @@ static const struct kind {
 	{"write_tar", write_tar, CONFIGURED},
 	{"tcp", tcp_open, CONFIGURED},
 	{"unix", unix_open, CONFIGURED},
-	{"sync", sync_all, CONFIGURED},
+	{"sync", sync_open, CONFIGURED},
 	{"grow_data", grow_data_open, CONFIGURED},
 	{"freeze_data", freeze_data_open, CONFIGURED},
 	{"thaw_data", thaw_data_open, CONFIGURED},

@@ -44,8 +44,10 @@ void hooks_run(uint32_t id, const struct params *params, const struct answer *an
 void hosts_open(uint32_t id, const struct params *params);
 void freeze_open(uint32_t id, const struct params *params);
 void thaw_open(uint32_t id, const struct params *params);
-int sync_job(const char *unused);
 void shutdown_open(uint32_t id, const struct params *params);
+
+/* flush.c */
+void sync_open(uint32_t id, const struct params *params);
 
 /* data.c */
 void grow_data_open(uint32_t id, const struct params *params);

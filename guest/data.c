@@ -25,12 +25,12 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-enum { MOUNTS_MAX = 32, STILL_MS = 5000, STILL_MAX_MS = 60000, STILL_MARGIN_MS = 200, THAW_AGAIN_MS = 1000 };
+enum { STILL_MS = 5000, STILL_MAX_MS = 60000, STILL_MARGIN_MS = 200, THAW_AGAIN_MS = 1000 };
 
 static struct data_mount {
 	char *serial, *path;
 	bool xfs, read_only;
-} mounts[MOUNTS_MAX];
+} mounts[DATA_MAX];
 static int mount_count;
 
 /* ---- mounting ---- */
@@ -170,8 +170,8 @@ static bool mount_one(const char *value, struct failure *failure)
 		return fail(failure, EINVAL, "mount %.200s", value);
 	if (mounted_already(serial, path))
 		return true;
-	if (mount_count == MOUNTS_MAX)
-		return fail(failure, EINVAL, "mount %.200s: more than %d", value, MOUNTS_MAX);
+	if (mount_count == DATA_MAX)
+		return fail(failure, EINVAL, "mount %.200s: more than %d", value, DATA_MAX);
 	struct data_mount one = {.xfs = strcmp(type, "xfs") == 0, .read_only = strcmp(access, "ro") == 0};
 	if (!ensure_folder(path))
 		return fail(failure, errno, "folder %.200s", path);
@@ -308,19 +308,18 @@ void thaw_data_open(uint32_t id, const struct params *params)
 
 /* ---- the end ---- */
 
-int data_sync(void)
+int data_open(int *fds)
 {
-	int error = 0;
 	for (int i = 0; i < mount_count; i++) {
-		int fd = open(mounts[i].path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		if (fd < 0 || syncfs(fd) != 0) {
-			error = errno;
-			fprintf(stderr, "cannot sync %s", mounts[i].path);
+		fds[i] = open(mounts[i].path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (fds[i] < 0) {
+			int error = errno;
+			while (i-- > 0)
+				close(fds[i]);
+			return -error;
 		}
-		if (fd >= 0)
-			close(fd);
 	}
-	return error;
+	return mount_count;
 }
 
 void data_thaw(void)

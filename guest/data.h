@@ -14,8 +14,10 @@ bool data_mounts(const struct params *params, struct failure *failure);
  * there. What somebody has used stays as it is. */
 void data_give(uid_t uid, gid_t gid);
 
-/* syncfs on each. May block. Returns 0 or an errno, having complained on descriptor 2. */
-int data_sync(void);
+enum { DATA_MAX = 32 };
+
+/* Open the folder of each, for syncfs: at most DATA_MAX. Returns how many, or -errno, and then none is open. */
+int data_open(int *fds);
 
 /* Let those go on that are stilled. May block. */
 void data_thaw(void);

@@ -1,4 +1,4 @@
-/* A child beside the main program, bound to a stream: a program (exec) or a job of ours (tar, sync). */
+/* A child beside the main program, bound to a stream: a program (exec) or a job of ours (tar). */
 #define _GNU_SOURCE
 #include "bytes.h"
 #include "calls.h"

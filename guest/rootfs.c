@@ -294,18 +294,6 @@ int rootfs_enter(const struct params *params, struct failure *failure)
 	return -1;
 }
 
-int rootfs_sync(void)
-{
-	int fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC), error = 0;
-	if (fd < 0 || syncfs(fd) != 0) {
-		error = errno;
-		fprintf(stderr, "cannot sync /");
-	}
-	if (fd >= 0)
-		close(fd);
-	return error;
-}
-
 bool mount_kernel_filesystems(void)
 {
 	struct failure failure;

@@ -30,9 +30,6 @@ bool ensure_folder(const char *path);
 /* `tree` is a detached copy of a mount of one file; put it over `path`. Says in `created` whether we made a file there. */
 bool attach_file(int tree, const char *path, bool *created);
 
-/* syncfs on the root. May block. Returns 0 or an errno, having complained on descriptor 2. */
-int rootfs_sync(void);
-
 /* Boot: /proc, /sys and /dev. */
 bool mount_kernel_filesystems(void);
 

@@ -73,11 +73,3 @@ void shutdown_open(uint32_t id, const struct params *params)
 	call_done(id, NULL);
 	timer_set(&timer, LOOK_MS, on_time); /* the answer leaves first */
 }
-
-int sync_job(const char *unused)
-{
-	(void)unused;
-	job_started();
-	int error = rootfs_sync(), of_data = data_sync();
-	return error ? error : of_data;
-}

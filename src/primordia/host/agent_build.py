@@ -17,7 +17,7 @@ from primordia.kit.errors import PermanentError, UnsupportedError
 from primordia.kit.ids import new_uid
 
 # No -Werror here: a newer compiler's new warning must not stop a user.
-_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-s")
+_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-pthread", "-s")
 _COMPILE_TIMEOUT_S = 300.0
 _LAUNCHER = Path(vmm_qemu.__file__).parent / "launch.c"
 
