@@ -26,6 +26,7 @@ from primordia.wire.deltas import CONTENT_TYPE, LARGEST_DISK
 T = TypeVar("T")
 
 _LARGEST_BYTES = 64 * 1024
+_LONGEST_WAIT_MS = 10_000
 
 
 class CopiesApi:
@@ -45,7 +46,8 @@ class CopiesApi:
         check_volume(uid)
         match request.method, part:
             case "GET", "":
-                return document_answer(await self._holder.holding(user.name, uid))
+                wait_s = number(request.query, "waitMs", most=_LONGEST_WAIT_MS) / 1000
+                return document_answer(await self._holder.holding(user.name, uid, wait_s=wait_s))
             case "POST", wire.DELTAS:
                 aside = flag(request.query, "aside")
                 taken = await self._holder.deliver(user.name, uid, request.content.iter_any(), aside=aside)

@@ -16,9 +16,10 @@ _ZERO_CHUNK = bytes(CHUNK_BYTES)
 _DOMAIN = b"primordia volume 1\0"
 
 
-def entry_of(chunk: bytes) -> bytes:
+def entry_of(chunk: bytes | memoryview) -> bytes:
     """The table's entry for a chunk's content."""
-    return ZERO_ENTRY if chunk == _ZERO_CHUNK else blake3(chunk).digest()
+    may_be_zero = not chunk or chunk[0] == 0
+    return ZERO_ENTRY if may_be_zero and bytes(chunk) == _ZERO_CHUNK else blake3(chunk).digest()
 
 
 def new_table(size_bytes: int) -> bytearray:

@@ -16,8 +16,8 @@ from primordia.wire.data import ScrubbedCopy
 class CopyPeer(Protocol):
     """Another node, as it answers us."""
 
-    async def holding(self, uid: str) -> Holding:
-        """What it has of a volume."""
+    async def holding(self, uid: str, *, wait_s: float = 0.0) -> Holding:
+        """What it has of a volume. While it fetches the whole it may take so long to answer: until it has ended."""
 
     async def deliver(self, uid: str, chunks: AsyncIterator[bytes], *, aside: bool) -> Taken:
         """Send it a delta; once this returns it is durable there. `aside`: it puts aside first what it has beyond the base."""
@@ -38,7 +38,7 @@ class CopyPeer(Protocol):
 class CopyHolder(Protocol):
     """This node, for the others: the same with `asker`, the node whose certificate the request came with."""
 
-    async def holding(self, asker: str, uid: str) -> Holding:
+    async def holding(self, asker: str, uid: str, *, wait_s: float = 0.0) -> Holding:
         """See CopyPeer."""
 
     async def deliver(self, asker: str, uid: str, chunks: AsyncIterator[bytes], *, aside: bool) -> Taken:

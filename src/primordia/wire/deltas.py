@@ -13,6 +13,7 @@ bytes never become more than one piece. What does not fit raises InvalidError, a
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -34,12 +35,14 @@ _LENGTH = struct.Struct("<I")
 _FRAME = struct.Struct("<BQII")
 _ZEROS, _PLAIN, _ZSTD, _END = 0, 1, 2, 255
 _HASH_BYTES = 32
+_CRUMBS_BYTES = 4096
 _LEVEL = 1
 _LARGEST_WINDOW = 8 << 20
 _WORTH = 64
 """Bytes that compressing must save: less is not worth unpacking."""
-_LARGE_FRAME, _VAIN_FRAMES, _LEFT_OUT = 64 << 10, 4, 7
-"""After so many frames in a row that did not shrink, so many of this size are sent as they are before another one is tried."""
+_LARGE_FRAME, _VAIN_FRAMES, _LEFT_OUT = 64 << 10, 4, 31
+"""After so many frames in a row that did not shrink, some of this size are sent as they are before another one is tried: first
+three, then one more for each that was tried in vain, so many at most."""
 
 
 class Part(NamedTuple):
@@ -72,17 +75,22 @@ class DeltaWriter:
 
     def part(self, part: Part) -> bytes:
         """One frame."""
+        return b"".join(self.frame(part))
+
+    def frame(self, part: Part) -> tuple[bytes, bytes]:
+        """The same in two: what is large is not copied."""
         kind, payload = _PLAIN if part.data else _ZEROS, part.data
         if len(part.data) > _WORTH and self._is_worth_trying(len(part.data)):
             small = self._compressor.compress(part.data)
             if len(small) + _WORTH <= len(part.data):
                 kind, payload = _ZSTD, small
             self._in_vain = 0 if kind == _ZSTD else self._in_vain + 1
-        return self._counted(_FRAME.pack(kind, part.range.offset, part.range.length, len(payload)) + payload)
+        head = _FRAME.pack(kind, part.range.offset, part.range.length, len(payload))
+        return self._counted(head), self._counted(payload)
 
     def _is_worth_trying(self, size: int) -> bool:
         """Where one after the other does not shrink, only some of the next large ones are tried."""
-        if size < _LARGE_FRAME or self._in_vain < _VAIN_FRAMES or self._untried >= _LEFT_OUT:
+        if size < _LARGE_FRAME or self._in_vain < _VAIN_FRAMES or self._untried >= min(_LEFT_OUT, self._in_vain - 1):
             self._untried = 0
             return True
         self._untried += 1
@@ -97,31 +105,73 @@ class DeltaWriter:
         return data
 
 
+class _Waiting:
+    """Bytes that have come and are not taken yet. What is taken is copied once, whatever it came in."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._pieces: deque[memoryview] = deque()
+
+    def add(self, data: bytes) -> None:
+        """More at the end. What comes in crumbs is put together: each takes more memory than it holds."""
+        if not data:
+            return
+        self.size += len(data)
+        if self._pieces and len(self._pieces[-1]) + len(data) <= _CRUMBS_BYTES:
+            data = bytes(self._pieces.pop()) + data
+        self._pieces.append(memoryview(data))
+
+    def peek(self, count: int) -> bytes:
+        """The first so many, or as many as there are."""
+        found = b""
+        for piece in self._pieces:
+            if len(found) >= count:
+                break
+            found += piece[: count - len(found)]
+        return found
+
+    def take(self, count: int) -> bytes:
+        """The first so many, of at least as many."""
+        taken, left = [], count
+        while left:
+            piece = self._pieces.popleft()
+            if len(piece) > left:
+                self._pieces.appendleft(piece[left:])
+                piece = piece[:left]
+            taken.append(piece)
+            left -= len(piece)
+        self.size -= count
+        return b"".join(taken)
+
+
 class DeltaReader:
     """Takes one stream apart, in whatever pieces it comes. `header` is there as soon as it has arrived whole."""
 
     def __init__(self) -> None:
         self.header: Header | None = None
         self.finished = False
-        self._rest = bytearray()
+        self._waiting = _Waiting()
+        self._head: tuple[int, Range, int] | None = None
+        """Of the frame that is arriving: its kind, the bytes that it stands for, how many of it follow."""
         self._digest = blake3()
         self._cover = Cover(())
         self._decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
 
     def feed(self, data: bytes) -> Iterator[Part]:
         """The parts that are whole now. InvalidError for what cannot be; nothing may be believed before `close`."""
-        self._rest += data
+        self._waiting.add(data)
         if self.header is None and not self._read_header():
             return
-        at = 0
-        try:
-            while not self.finished and (step := self._frame(at)) is not None:
-                at, part = step
-                if part is not None:
-                    yield part
-        finally:
-            del self._rest[:at]
-        if self.finished and self._rest:
+        while not self.finished:
+            if self._head is None and not self._read_head():
+                return
+            if self.finished:
+                break
+            part = self._read_payload()
+            if part is None:
+                return
+            yield part
+        if self._waiting.size:
             raise InvalidError("delta", "something follows its end")
 
     def close(self) -> None:
@@ -131,50 +181,58 @@ class DeltaReader:
 
     def _read_header(self) -> bool:
         begin = len(_MAGIC) + _LENGTH.size
-        if self._rest[: len(_MAGIC)] != _MAGIC[: len(self._rest)]:
+        first = self._waiting.peek(begin)
+        if first[: len(_MAGIC)] != _MAGIC[: len(first)]:
             raise InvalidError("delta", "this is no delta, or one of another version")
-        if len(self._rest) < begin:
+        if len(first) < begin:
             return False
-        (length,) = _LENGTH.unpack_from(self._rest, len(_MAGIC))
+        (length,) = _LENGTH.unpack_from(first, len(_MAGIC))
         if length > LARGEST_HEADER:
             raise InvalidError("delta", f"a header of {length} bytes is too large")
-        if len(self._rest) < begin + length:
+        if self._waiting.size < begin + length:
             return False
-        self.header = _decoded(bytes(self._rest[begin : begin + length]))
+        whole = self._waiting.take(begin + length)
+        self.header = _decoded(whole[begin:])
         self._cover = Cover(spans.skip(self.header.delta.ranges, self.header.begin))
-        self._digest.update(self._rest[: begin + length])
-        del self._rest[: begin + length]
+        self._digest.update(whole)
         return True
 
-    def _frame(self, at: int) -> tuple[int, Part | None] | None:
-        """What stands at `at`, and where it ends; None while it is not whole."""
-        if len(self._rest) > at and self._rest[at] == _END:
-            return self._end(at)
-        if len(self._rest) < at + _FRAME.size:
-            return None
-        kind, offset, length, packed = _FRAME.unpack_from(self._rest, at)
+    def _read_head(self) -> bool:
+        """The head of the next frame, or the end; whether there is one."""
+        if self._waiting.peek(1) == bytes([_END]):
+            return self._read_end()
+        if self._waiting.size < _FRAME.size:
+            return False
+        head = self._waiting.take(_FRAME.size)
+        kind, offset, length, packed = _FRAME.unpack(head)
         _check_frame(kind, length, packed)
-        end = at + _FRAME.size + packed
-        if len(self._rest) < end:
-            return None
-        with memoryview(self._rest) as rest:
-            self._digest.update(rest[at : at + _FRAME.size])
-            payload = rest[at + _FRAME.size : end].tobytes()
-        self._digest.update(payload)
-        data = self._unpacked(payload, length) if kind == _ZSTD else payload
-        where = Range(offset, length)
-        self._cover.take(where, len(data))
-        return end, Part(where, data)
+        self._digest.update(head)
+        self._head = kind, Range(offset, length), packed
+        return True
 
-    def _end(self, at: int) -> tuple[int, None] | None:
-        if len(self._rest) < at + 1 + _HASH_BYTES:
+    def _read_payload(self) -> Part | None:
+        """The frame whose head is known; None while it is not whole."""
+        assert self._head is not None
+        kind, where, packed = self._head
+        if self._waiting.size < packed:
             return None
+        payload = self._waiting.take(packed)
+        self._digest.update(payload)
+        data = self._unpacked(payload, where.length) if kind == _ZSTD else payload
+        self._cover.take(where, len(data))
+        self._head = None
+        return Part(where, data)
+
+    def _read_end(self) -> bool:
+        if self._waiting.size < 1 + _HASH_BYTES:
+            return False
+        end = self._waiting.take(1 + _HASH_BYTES)
         self._cover.finish()
-        self._digest.update(bytes([_END]))
-        if bytes(self._rest[at + 1 : at + 1 + _HASH_BYTES]) != self._digest.digest():
+        self._digest.update(end[:1])
+        if end[1:] != self._digest.digest():
             raise InvalidError("delta", "it was damaged on its way")
         self.finished = True
-        return at + 1 + _HASH_BYTES, None
+        return True
 
     def _unpacked(self, payload: bytes, length: int) -> bytes:
         """The bytes of a compressed payload, which must say that they are exactly so many."""

@@ -15,7 +15,10 @@ from primordia.domain.ranges import Range
 from primordia.domain.snapshots import CHUNK_BYTES, Delta, Manifest
 from primordia.drivers.volumes_btrfs import health, ioctl, journal, pool, records
 from primordia.drivers.volumes_btrfs.journal import JournalWriter
+from primordia.drivers.volumes_btrfs.layout import Layout
 from primordia.drivers.volumes_btrfs.records import DamagedError, Record, Restoring
+from primordia.drivers.volumes_btrfs.volume import Volume
+from primordia.kit import files
 from primordia.kit.errors import UnsupportedError
 from primordia.ports.volumes import Piece
 
@@ -66,6 +69,7 @@ def test_a_journal_comes_back_or_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     whole = write_journal(path)
     assert journal.read_header(path) == DELTA
+    assert journal.is_whole(path)
     parts = list(journal.read_parts(path))
     shared = {piece.range.offset for piece, at in parts if at >= 0}
     assert shared == {CHUNK_BYTES}, "what is large and lies in whole blocks is shared"
@@ -78,9 +82,11 @@ def test_a_journal_comes_back_or_is_damaged(tmp_path: Path) -> None:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(DamagedError):
             list(journal.read_parts(path))
+        assert not journal.is_whole(path)
         path.write_bytes(whole[:at])
         with pytest.raises(DamagedError):
             list(journal.read_parts(path))
+        assert not journal.is_whole(path)
 
 
 def test_a_journal_goes_on_wherever_it_was_cut_off(tmp_path: Path) -> None:
@@ -106,6 +112,30 @@ def test_a_journal_goes_on_wherever_it_was_cut_off(tmp_path: Path) -> None:
     path.write_bytes(whole[: begin - 1])
     with pytest.raises(DamagedError):
         journal.partial_of(path)
+
+
+def test_a_manifest_that_is_whole_under_its_hidden_name_is_published(tmp_path: Path) -> None:
+    """A power cut comes before the renaming lasts; what is not whole, or has no content or another name, was not published."""
+    layout = Layout(tmp_path / "a")
+    layout.make()
+    files.write_atomic(layout.record, records.encode(Record("a", 1)))
+    manifests = {number: replace(MANIFEST, number=number) for number in (1, 2, 3, 4, 5)}
+    for number in (1, 2, 3, 4):
+        layout.snapshot(number).mkdir()
+        layout.disk(number).touch()
+    files.write_sealed(layout.manifest(1), records.encode(manifests[1]))
+    assert not files.sealed_place(layout.manifest(1)).exists()
+    for number, content in (
+        (2, records.encode(manifests[2])),
+        (3, records.encode(manifests[3])[:-2]),
+        (4, records.encode(manifests[1])),
+        (5, records.encode(manifests[5])),
+    ):
+        files.sealed_place(layout.manifest(number)).write_bytes(content)
+    volume = Volume.recover(layout)
+    assert volume.manifests == (manifests[1], manifests[2])
+    assert {each.name for each in (tmp_path / "a" / "manifests").iterdir()} == {f"{number:012d}" for number in (1, 2)}
+    assert layout.cut() == (1, 2)
 
 
 def test_a_journal_of_an_older_version_is_read(tmp_path: Path) -> None:

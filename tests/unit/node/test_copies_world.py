@@ -296,9 +296,9 @@ async def test_an_owner_says_that_a_copy_is_all_there_is_and_only_then(
     await write(world, owned.uid, 0, b"2" * 4096)
     asked, holding = [], other.holding
 
-    async def counted(asker: str, uid: str) -> Holding:
+    async def counted(asker: str, uid: str, *, wait_s: float = 0.0) -> Holding:
         asked.append(asker)
-        return await holding(asker, uid)
+        return await holding(asker, uid, wait_s=wait_s)
 
     monkeypatch.setattr(other, "holding", counted)
     for times in (1, 2):  # a word about the first answer comes before the next question
@@ -407,9 +407,9 @@ async def test_a_hand_over_believes_no_answer_from_before_it_asked(world: CopyWo
     asked = list[str]()
     holding = world.nodes["n2"].copies.holder.holding
 
-    async def told(asker: str, uid: str) -> Holding:
+    async def told(asker: str, uid: str, *, wait_s: float = 0.0) -> Holding:
         asked.append(asker)
-        return await holding(asker, uid)
+        return await holding(asker, uid, wait_s=wait_s)
 
     world.nodes["n2"].copies.holder.holding = told  # type: ignore[method-assign]
     await pool.quarantine(owned.uid, 1)  # its auditor found it damaged, and the owner has not heard of it

@@ -28,7 +28,6 @@ _STALL_S = 30.0
 _ANSWER_S = 20.0
 _SCRUB_S = 900.0
 _IDLE_S = 75.0
-_CHUNK_BYTES = 256 << 10
 
 T = TypeVar("T")
 
@@ -69,9 +68,11 @@ class RemoteCopies:
         self._node = node
         self._place = place
 
-    async def holding(self, uid: str) -> wire.Holding:
+    async def holding(self, uid: str, *, wait_s: float = 0.0) -> wire.Holding:
         """See the port."""
-        async with self._told(), asyncio.timeout(_ANSWER_S), self._session.get(self._url(uid)) as answer:
+        params = {"waitMs": str(round(wait_s * 1000))} if wait_s else {}
+        asked = self._session.get(self._url(uid), params=params)
+        async with self._told(), asyncio.timeout(_ANSWER_S + wait_s), asked as answer:
             return self._decoded(await self._body(answer), wire.Holding)
 
     async def deliver(self, uid: str, chunks: AsyncIterator[bytes], *, aside: bool) -> wire.Taken:
@@ -97,7 +98,7 @@ class RemoteCopies:
                     await self._body(answer)
                 while True:
                     async with asyncio.timeout(_STALL_S):
-                        chunk = await answer.content.read(_CHUNK_BYTES)
+                        chunk = await answer.content.readany()  # as it came: nothing is copied to fit
                     if not chunk:
                         return
                     yield chunk

@@ -114,14 +114,14 @@ class Overlay:
 
     def lay(self, piece: Piece) -> None:
         """Note one piece."""
-        at = piece.range.offset
+        at, view = piece.range.offset, memoryview(piece.data)
         while at < piece.range.end:
             chunk = at // CHUNK_BYTES
             end = min(piece.range.end, (chunk + 1) * CHUNK_BYTES)
             if end - at == CHUNK_BYTES and piece.data:
                 self.finish()
                 begin = at - piece.range.offset
-                chunk_hash.set_entry(self.table, chunk, chunk_hash.entry_of(piece.data[begin : begin + CHUNK_BYTES]))
+                chunk_hash.set_entry(self.table, chunk, chunk_hash.entry_of(view[begin : begin + CHUNK_BYTES]))
                 at = end
                 continue
             if chunk != self._chunk:

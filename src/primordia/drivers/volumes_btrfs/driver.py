@@ -11,6 +11,7 @@ import asyncio
 import errno
 import fcntl
 import functools
+import itertools
 import os
 import threading
 import time
@@ -27,7 +28,7 @@ from primordia.domain.ranges import Range
 from primordia.domain.snapshots import Delta, Manifest
 from primordia.drivers.volumes_btrfs import health, ioctl
 from primordia.drivers.volumes_btrfs.intake import Intake
-from primordia.drivers.volumes_btrfs.journal import partial_of
+from primordia.drivers.volumes_btrfs.journal import is_whole, partial_of
 from primordia.drivers.volumes_btrfs.layout import Layout, discard
 from primordia.drivers.volumes_btrfs.records import DamagedError, Record
 from primordia.drivers.volumes_btrfs.volume import Volume, forget, new_volume, pieces_of
@@ -48,6 +49,8 @@ _THREADS = 8
 _BATCHES_AHEAD = 3
 _MAKE_ROOM = "Delete snapshots or volumes, or enlarge the pool."
 T = TypeVar("T")
+_Whole = dict[str, list[tuple[Delta, Path]]]
+"""Journals, by their volume."""
 
 
 class BtrfsVolumes:
@@ -224,23 +227,31 @@ class BtrfsVolumes:
         intake = await to_the_end(self._plain(lambda: self._begin(delta, begin), volume))
         if intake is None:
             return False
-        keep = False
-        writing = InTurn(_BATCHES_AHEAD)
+        keep = committed = False
+        writing, flushing = InTurn(_BATCHES_AHEAD), InTurn(_BATCHES_AHEAD)
+
+        async def write(batch: Sequence[Piece]) -> None:
+            if await self._plain(lambda: intake.write(batch), volume):
+                await flushing.add(functools.partial(self._plain, intake.begin_flush, volume))
+
         try:
             async for piece in pieces:
-                if intake.check(piece):  # written beside the arrival of the next, which takes as long
-                    write = functools.partial(intake.write, intake.taken())
-                    await writing.add(functools.partial(self._plain, write, volume))
+                if intake.check(piece):  # written, and sent to the disk, beside the arrival of the next: each takes as long
+                    await writing.add(functools.partial(write, intake.taken()))
             await writing.done()
+            await flushing.done()
             await to_the_end(self._plain(lambda: self._commit(intake), volume))
+            committed = True
         except PermanentError:
             raise
         except BaseException:
             keep = True
             raise
         finally:
-            await to_the_end(writing.ended())
-            await to_the_end(self._plain(lambda: self._let_go(intake, keep=keep), volume))
+            if not committed:
+                await to_the_end(writing.ended())
+                await to_the_end(flushing.ended())
+                await to_the_end(self._plain(lambda: self._let_go(intake, keep=keep), volume))
         return True
 
     async def partial(self, volume: str) -> Partial | None:
@@ -294,7 +305,8 @@ class BtrfsVolumes:
     def _recover(self) -> None:
         for folder in (self._volumes_folder, self._incoming):
             folder.mkdir(mode=0o700, exist_ok=True)
-        self._recover_partials()
+        whole = self._recover_journals()
+        largest_bytes = self._status().total_bytes
         for folder in sorted(self._volumes_folder.iterdir()):
             if folder.name.startswith("."):
                 discard(folder)
@@ -303,22 +315,35 @@ class BtrfsVolumes:
                 held = Volume.recover(Layout(folder))
             except (DamagedError, FileNotFoundError) as error:
                 self._damaged[folder.name] = str(error)
+                whole.pop(folder.name, None)  # what was acknowledged stays, until somebody has mended it
                 continue
+            for delta, journal in whole.pop(folder.name, []):
+                held.take_again(delta, journal, largest_bytes)
             if not held.is_bare or held.at.tails():
                 self._known[folder.name] = held
             else:
                 forget(folder)  # its first delta was never acknowledged
+        for _, journal in itertools.chain.from_iterable(whole.values()):  # of what is not here any more
+            journal.unlink()
 
-    def _recover_partials(self) -> None:
-        """What was being received goes on later, as far as it can be read."""
-        for journal in self._incoming.iterdir():
+    def _recover_journals(self) -> _Whole:
+        """What was being received goes on later, as far as it can be read; those that are whole, the newest first."""
+        whole: _Whole = {}
+        for journal in list(self._incoming.iterdir()):
             try:
                 partial = partial_of(journal)
-            except DamagedError:
+                volume = rules.check_volume(partial.delta.manifest.volume)
+            except (DamagedError, InvalidError):
                 journal.unlink()
                 continue
-            journal.rename(self._partial_place(partial.delta.manifest.volume))
-            self._partials[partial.delta.manifest.volume] = partial
+            if is_whole(journal):
+                whole.setdefault(volume, []).append((partial.delta, journal))
+                continue
+            journal.rename(self._partial_place(volume))
+            self._partials[volume] = partial
+        for each in whole.values():
+            each.sort(key=lambda found: (found[0].manifest.epoch, found[0].manifest.number), reverse=True)
+        return whole
 
     def _partial_place(self, volume: str) -> Path:
         return self._incoming / f"{rules.check_volume(volume)}.partial"
@@ -378,6 +403,11 @@ class BtrfsVolumes:
         return held.check_delta(delta, largest_bytes) if held is not None else rules.check_delta(delta, None, 0, largest_bytes)
 
     def _commit(self, intake: Intake) -> None:
+        """Acknowledge it: what is in doubt until here is decided under the volume's lock."""
+        self._take(intake)
+        intake.discard()
+
+    def _take(self, intake: Intake) -> None:
         delta = intake.delta
         intake.finish()
         with self._lock(delta.manifest.volume):
@@ -386,9 +416,12 @@ class BtrfsVolumes:
                 held.settle()
             if not self._fits(held, delta, self._status().total_bytes):
                 return  # the same delta came twice at once, and the other was first
-            if held is None:
-                held = self._found(delta.manifest.volume, delta.manifest.epoch)
+            if held is not None:
+                held.take(delta, intake.journal)
+                return
+            held = self._found(delta.manifest.volume, delta.manifest.epoch)
             held.take(delta, intake.journal)
+            files.fsync_dir(held.at.folder)  # with all that has just been made
 
     def _found(self, name: str, epoch: int, fill: Callable[[Layout], None] | None = None) -> Volume:
         """Make a volume's folder under a hidden name, and show it whole."""

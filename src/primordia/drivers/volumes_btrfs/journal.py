@@ -35,6 +35,8 @@ SHARED_BYTES = 64 << 10
 """Pieces of at least so many bytes are worth a call of their own to share them."""
 _HASH_BYTES = 32
 _READ_BYTES = 1 << 20
+_SMALL_BYTES = 256 << 10
+"""What is larger is written as it is, and not copied into a buffer first."""
 _HEADER_BYTES = 64 << 20
 
 
@@ -52,7 +54,7 @@ class JournalWriter:
     """
 
     def __init__(self, path: Path, delta: Delta, found: Callable[[Piece], None] | None = None) -> None:
-        self._file: BinaryIO = path.open("xb" if found is None else "r+b", buffering=_READ_BYTES)
+        self._file: BinaryIO = path.open("xb" if found is None else "r+b", buffering=_SMALL_BYTES)
         self._digest = blake3()
         self._at = 0
         if found is None:
@@ -71,9 +73,12 @@ class JournalWriter:
         self._put(piece.data)
 
     def begin_flush(self) -> None:
-        """Have the kernel write what there is, and wait for nothing: less is left to `finish`."""
-        self._file.flush()
+        """Have the kernel write what was flushed, and wait for nothing: less is left to `finish`."""
         files.begin_flush(self._file.fileno())
+
+    def flush(self) -> None:
+        """Give all there is to the kernel."""
+        self._file.flush()
 
     def finish(self) -> None:
         """Make it whole and durable."""
@@ -118,6 +123,16 @@ def partial_of(path: Path) -> Partial:
     with path.open("rb") as file:
         delta = _header(file, path)
         return Partial(delta, sum(piece.range.length for piece in _pieces(file)))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the hash over all of it stands at its end, which is written when the delta was found right."""
+    with path.open("rb") as file:
+        try:
+            _check_hash(file, path.stat().st_size - _HASH_BYTES, path)
+        except DamagedError:
+            return False
+    return True
 
 
 def read_header(path: Path) -> Delta:

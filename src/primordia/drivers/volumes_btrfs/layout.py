@@ -7,6 +7,7 @@
     volumes/NAME/manifests/N          published last: without it a snapshot does not exist
     volumes/NAME/pending              the journal of an accepted delta
     volumes/NAME/notes                whose it is, in words that others understand
+    volumes/NAME/snapshots/.head/disk what a held volume's next snapshot is built in
     incoming/                         journals that are being received
     incoming/NAME.partial             one that was cut off, for its sender to go on with
 
@@ -39,7 +40,7 @@ class Layout:
         self.live_disk = self.live / DISK
         self.pending = folder / "pending"
         self.notes = folder / "notes"
-        self.building = folder / "snapshots" / ".building"
+        self.head = folder / "snapshots" / ".head"
         self._parts = {name: folder / name for name in ("snapshots", "tables", "manifests")}
 
     def make(self) -> None:
@@ -94,6 +95,11 @@ class Layout:
         files.write_atomic(self._parts["manifests"] / name, self.manifest(number).read_bytes())
         self._finish_tail(name, number)
 
+    def sealed(self) -> dict[int, Path]:
+        """The manifests that a crash left under their hidden names; whether each is whole, only its content tells."""
+        hidden = {number: files.sealed_place(self.manifest(number)) for number in self.cut()}
+        return {number: path for number, path in hidden.items() if path.exists()}
+
     def finish_tails(self) -> None:
         """What a crash left half put aside is whole afterwards."""
         for name, number in self.tails().items():
@@ -113,6 +119,7 @@ class Layout:
     def clear(self) -> None:
         """Delete all but the record, the notes and the tails."""
         self.pending.unlink(missing_ok=True)
+        discard(self.head)
         for number in sorted({*self.published(), *self.cut()}):
             self.drop(number)
 

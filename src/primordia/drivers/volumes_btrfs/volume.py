@@ -1,8 +1,9 @@
 """One volume on btrfs: cutting, taking deltas, restoring. It blocks; the caller runs it in a thread, one call at a time.
 
-What makes a snapshot visible is its manifest, written whole, fsynced and renamed after everything it speaks of is durable.
-Making a snapshot, and making a subvolume read-only, end the kernel's transaction: what was fsynced or renamed before is then
-durable too, so the order here is content, transaction, manifest, and only then is the journal let go.
+What makes a snapshot visible is its manifest, sealed, fsynced and renamed after everything it speaks of is durable. One that
+is whole counts, under its hidden name as well: so that it lasts, one fsync is enough. Making a snapshot ends the kernel's
+transaction: what was written or renamed before is then durable too, so the order here is content, transaction, manifest, and
+only then is the journal let go.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from primordia.drivers.volumes_btrfs.layout import DISK, Layout, discard
 from primordia.drivers.volumes_btrfs.records import DamagedError, Record, Restoring
 from primordia.drivers.volumes_btrfs.traces import Traces, traces_of
 from primordia.kit import chunk_hash, files
-from primordia.kit.errors import ConflictError, InvalidError, NotFoundError
+from primordia.kit.errors import ConflictError, InvalidError, NotFoundError, PermanentError
 from primordia.ports.volumes import Piece, VolumeInfo
 
 
@@ -35,10 +36,13 @@ class Volume:
         self.name = self.record.name
         self._manifests: list[Manifest] = []
         self._traces: Traces | None = None
+        self._head: str | None = None
+        """The root of what lies in the head; None while that is not known."""
 
     @classmethod
     def recover(cls, layout: Layout) -> Volume:
         """Open a volume as a crash may have left it: unfinished things go, damaged ones are put aside, restores end."""
+        _publish_sealed(layout)
         layout.finish_tails()
         layout.sweep()
         volume = cls(layout)
@@ -127,6 +131,7 @@ class Volume:
             if self.newest is None:
                 raise NotFoundError(f"Volume {self.name} has no snapshot here to make a disk from.")
             ioctl.snapshot(self.at.snapshot(self.newest.number), self.at.live, readonly=False)
+            self._leave_head()
         return self.at.live_disk
 
     def release(self) -> None:
@@ -195,6 +200,7 @@ class Volume:
         held = self.numbered(number)
         self._floor(number)
         self._manifests.remove(held)
+        self._head = None  # what is wrong with the one may be wrong with the other
         if tail:
             self.at.put_aside_as_tail(number)
         else:
@@ -266,10 +272,24 @@ class Volume:
         return rules.check_delta(delta, self.newest, self.record.epoch, largest_bytes)
 
     def take(self, delta: Delta, journal: Path) -> None:
-        """Make a whole, durable journal this volume's next delta: from here on it is acknowledged."""
+        """Make a whole, durable journal this volume's next delta: from here on it is acknowledged.
+
+        That it is whole, and not where it lies, is what acknowledges it: a crash that undoes the renaming loses nothing, for
+        whoever opens the pool then takes it again.
+        """
         self.enter(delta.manifest.epoch)
         journal.rename(self.at.pending)
-        files.fsync_dir(self.at.folder)
+
+    def take_again(self, delta: Delta, journal: Path, largest_bytes: int) -> None:
+        """The same for a whole journal that a crash left; one that does not fit (any more) goes."""
+        try:
+            fits = self.pending() is None and self.check_delta(delta, largest_bytes)
+        except PermanentError:
+            fits = False
+        if fits:
+            self.take(delta, journal)
+        else:
+            journal.unlink()
 
     def settle(self) -> Manifest | None:
         """See the port."""
@@ -279,11 +299,15 @@ class Volume:
         said = delta.manifest
         if self.newest is None or self.newest.number < said.number:
             table = self._build(delta)
-            self._write_table(said.number, table)
-            self.at.building.rename(self.at.snapshot(said.number))
-            ioctl.set_readonly(self.at.snapshot(said.number), True)
-            files.write_atomic(self.at.manifest(said.number), records.encode(said))
+            try:
+                ioctl.snapshot(self.at.head, self.at.snapshot(said.number), readonly=True)
+                self._write_table(said.number, table)
+                files.write_sealed(self.at.manifest(said.number), records.encode(said))
+            except BaseException:
+                self.at.drop(said.number)
+                raise
             self._manifests.append(said)
+            self._head = said.root
         self.at.pending.unlink()
         return said
 
@@ -350,36 +374,48 @@ class Volume:
         root = chunk_hash.root_of(size, table)
         made = Manifest(self.name, epoch, number, parent, size, now_s, tuple(changed), root, checkpoint)
         self._write_table(number, table)
-        files.write_atomic(self.at.manifest(number), records.encode(made))
+        files.write_sealed(self.at.manifest(number), records.encode(made))
         self._manifests.append(made)
         return made
 
     def _build(self, delta: Delta) -> bytearray:
-        """The next snapshot beside the others, still writable, and its table. DamagedError leaves nothing of it."""
+        """Bring the head to what the delta leads to; the table of that. DamagedError leaves nothing of it.
+
+        The head stays from one delta to the next, so that a snapshot costs one commit of the pool: the one that makes it.
+        """
         base, said = self.newest, delta.manifest
-        discard(self.at.building)
-        if base is not None:
-            ioctl.snapshot(self.at.snapshot(base.number), self.at.building, readonly=False)
-        else:
-            ioctl.create_subvolume(self.at.building)
         table = self.table(base.number) if base is not None else bytearray()
         chunk_hash.resize(table, said.size_bytes)
+        self._take_head(base)
         try:
-            with disk.opened(self.at.building / DISK, os.O_RDWR | os.O_CREAT) as descriptor:
+            with disk.opened(self.at.head / DISK, os.O_RDWR | os.O_CREAT) as descriptor:
                 os.ftruncate(descriptor, said.size_bytes)
                 self._lay(descriptor)
                 disk.hash_chunks(descriptor, table, spans.chunks_of(delta.ranges, CHUNK_BYTES))
-                os.fsync(descriptor)
             if chunk_hash.root_of(said.size_bytes, table) != said.root:
                 raise DamagedError(
                     f"Snapshot {said.number} of volume {self.name}, as built here, is not what was sent.",
                     remedy="Verify the snapshot before it, and send both again.",
                 )
         except DamagedError:
-            discard(self.at.building)
+            self._leave_head()
             files.quarantine(self.at.pending)
             raise
         return table
+
+    def _take_head(self, base: Manifest | None) -> None:
+        """Have a head with the content of `base`; whatever goes wrong with it from here on, the next one is made anew."""
+        if self._head is None or base is None or self._head != base.root:
+            discard(self.at.head)
+            if base is not None:
+                ioctl.snapshot(self.at.snapshot(base.number), self.at.head, readonly=False)
+            else:
+                ioctl.create_subvolume(self.at.head)
+        self._head = None
+
+    def _leave_head(self) -> None:
+        self._head = None
+        discard(self.at.head)
 
     def _lay(self, descriptor: int) -> None:
         """Put what waits into a disk: what lies in whole blocks is shared, the rest is written."""
@@ -449,6 +485,19 @@ def new_volume(parent: Path, record: Record) -> Path:
     layout.make()
     files.write_atomic(layout.record, records.encode(record))
     return hidden
+
+
+def _publish_sealed(layout: Layout) -> None:
+    """A manifest that is whole under its hidden name was published: a crash came before its renaming was durable."""
+    for number, hidden in layout.sealed().items():
+        try:
+            whole = records.decode(hidden.read_bytes(), Manifest, hidden).number == number
+        except DamagedError:
+            whole = False
+        if whole and layout.disk(number).is_file() and not layout.manifest(number).exists():
+            hidden.rename(layout.manifest(number))
+        else:
+            hidden.unlink()
 
 
 def pieces_of(path: Path, ranges: Sequence[Range]) -> tuple[Piece, ...]:

@@ -176,9 +176,9 @@ class SimPeer:
         self._links = links
         self._holder_of = holder_of
 
-    async def holding(self, uid: str) -> Holding:
+    async def holding(self, uid: str, *, wait_s: float = 0.0) -> Holding:
         """See the port."""
-        return await self._ask(lambda holder: holder.holding(self._own, uid))
+        return await self._ask(lambda holder: holder.holding(self._own, uid, wait_s=wait_s))
 
     async def deliver(self, uid: str, chunks: AsyncIterator[bytes], *, aside: bool) -> Taken:
         """See the port."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from primordia.domain import ranges as spans
@@ -30,6 +30,8 @@ _SHARED_BYTES = 4 << 20
 _SHARED_MOST = 16
 _BATCH_BYTES = 4 << 20
 _CHUNK_BYTES = 256 << 10
+_AT_ONCE_BYTES = 128 << 10
+"""So few are compressed sooner than another thread is awake."""
 _LARGE_AT_ONCE = 4
 _WHOLE_AT_ONCE = 4
 _TURN_WITHIN_S = 15.0
@@ -88,9 +90,9 @@ class Outgoing:
             limits = [each for each in (self._node, self._wholes, limit) if each.rate > 0]
             self._changed.add(by=spans.total(delta.ranges) - begin)
             stack.enter_context(heap.kept())
-            async for chunk in self._read(delta, begin):
-                for at in range(0, len(chunk), _CHUNK_BYTES):
-                    yield await self._paid(chunk[at : at + _CHUNK_BYTES], limits)
+            async for buffers in self._read(delta, begin):
+                for chunk in portions(buffers, _CHUNK_BYTES):
+                    yield await self._paid(chunk, limits)
                     if self._deltas:
                         await self._clock.sleep(_GIVE_WAY_S)
 
@@ -114,12 +116,12 @@ class Outgoing:
         limits = [each for each in (self._node, limit) if each is not None and each.rate > 0]
         self._changed.add(by=spans.total(delta.ranges) - begin)
         if spans.total(delta.ranges) <= _SHARED_BYTES and not begin:
-            whole = await self._whole(delta)
-            for at in range(0, len(whole), _CHUNK_BYTES):
-                yield await self._paid(whole[at : at + _CHUNK_BYTES], limits)
+            for chunk in portions([await self._whole(delta)], _CHUNK_BYTES):
+                yield await self._paid(chunk, limits)
             return
-        async for chunk in self._read(delta, begin):
-            yield await self._paid(chunk, limits)
+        async for buffers in self._read(delta, begin):
+            for chunk in portions(buffers, _CHUNK_BYTES):
+                yield await self._paid(chunk, limits)
 
     async def _paid(self, chunk: bytes, limits: Sequence[TokenBucket]) -> bytes:
         self._sent.add(by=len(chunk))
@@ -138,30 +140,49 @@ class Outgoing:
         return await asyncio.shield(task)
 
     async def _joined(self, delta: Delta) -> bytes:
-        return b"".join([chunk async for chunk in self._read(delta, 0)])
+        return b"".join([buffer async for buffers in self._read(delta, 0) for buffer in buffers])
 
-    async def _read(self, delta: Delta, begin: int) -> AsyncIterator[bytes]:
+    async def _read(self, delta: Delta, begin: int) -> AsyncIterator[Sequence[bytes]]:
         writer = DeltaWriter()
-        yield writer.header(delta, begin)
-        following: asyncio.Task[bytes] | None = None
+        yield [writer.header(delta, begin)]
+        following: asyncio.Task[list[bytes]] | None = None
         try:
             for batch in [*batches(spans.skip(delta.ranges, begin), _BATCH_BYTES), None]:
                 made, following = following, None
-                chunk = await made if made is not None else b""
+                buffers = await made if made is not None else []
                 if batch is not None:  # beside the sending of the one before
                     following = asyncio.create_task(self._made(writer, delta.manifest, batch), name="read ahead")
-                if chunk:
-                    yield chunk
+                if buffers:
+                    yield buffers
         finally:
             if following is not None:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
-        yield writer.end()
+        yield [writer.end()]
 
-    async def _made(self, writer: DeltaWriter, said: Manifest, batch: Sequence[Range]) -> bytes:
+    async def _made(self, writer: DeltaWriter, said: Manifest, batch: Sequence[Range]) -> list[bytes]:
         pieces = await self._pool.read(said.volume, said.number, batch)
+        if sum(len(each.data) for each in pieces) <= _AT_ONCE_BYTES:
+            return _written(writer, pieces)
         return await asyncio.to_thread(_written, writer, pieces)
 
 
-def _written(writer: DeltaWriter, pieces: Sequence[Piece]) -> bytes:
-    return b"".join(writer.part(Part(each.range, each.data)) for each in pieces)
+def _written(writer: DeltaWriter, pieces: Sequence[Piece]) -> list[bytes]:
+    return [buffer for each in pieces for buffer in writer.frame(Part(each.range, each.data)) if buffer]
+
+
+def portions(buffers: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """The same bytes in portions of that size, the last one smaller: nothing is copied more than once. Pure."""
+    waiting: list[memoryview] = []
+    left = size
+    for buffer in buffers:
+        rest = memoryview(buffer)
+        while rest:
+            some = rest[:left]
+            waiting.append(some)
+            rest, left = rest[len(some) :], left - len(some)
+            if not left:
+                yield b"".join(waiting)
+                waiting, left = [], size
+    if waiting:
+        yield b"".join(waiting)

@@ -21,6 +21,7 @@ from primordia.domain.rate import TokenBucket
 from primordia.domain.snapshots import Delta, Manifest, check_epoch
 from primordia.kit import heap
 from primordia.kit.clock import Clock
+from primordia.kit.deadline import wait_event
 from primordia.kit.errors import ConflictError, InvalidError, NotFoundError, PermanentError, PrimordiaError, TemporaryError
 from primordia.kit.tasks import TaskSet
 from primordia.node.volumes.copies.auditor import Auditor
@@ -44,6 +45,9 @@ Reach = Callable[[str], CopyPeer]
 """Another node by name. Raises TemporaryError while nobody knows where it is."""
 
 _SETTLE_WAIT_S = 10.0
+_SETTLE_AFTER_S = 0.02
+"""What was acknowledged is published by two commits of the pool: not in the moment in which the engine, perhaps on the same
+disk, records the sync that waited for it."""
 _SEEDS_AT_ONCE = 2
 """A node that many copies were moved to takes them in turns, so that the deltas of the others find its disk free."""
 
@@ -72,6 +76,7 @@ class Receiver:
         self.currency = Currency(clock)
         self._tasks = TaskSet("copies")
         self._settling: dict[str, asyncio.Task[None]] = {}
+        self._hurry: dict[str, asyncio.Event] = {}
         self._giving_up: Counter[str] = Counter()
         self._given_up: Counter[str] = Counter()
         """How often that was begun."""
@@ -112,9 +117,12 @@ class Receiver:
 
     # ------------------------------------------------------------ what the others ask
 
-    async def holding(self, asker: str, uid: str) -> Holding:
+    async def holding(self, asker: str, uid: str, *, wait_s: float = 0.0) -> Holding:
         """See the port."""
         begun = self._given_up[uid]
+        seeding = self._seeding.get(uid)
+        if seeding is not None and wait_s > 0:
+            await asyncio.wait({seeding}, timeout=wait_s)
         holding = await self._holding(asker, uid)
         self._check_kept(uid, begun)
         return holding
@@ -259,17 +267,19 @@ class Receiver:
         uid = volume.metadata.uid
         self._accepted[uid] = said
         self._messages.pop(uid, None)
-        task = self._tasks.start(self._settle(volume, said), name=f"settle-{uid}")
+        hurry = self._hurry[uid] = asyncio.Event()
+        task = self._tasks.start(self._settle(volume, said, hurry), name=f"settle-{uid}")
         self._settling[uid] = task
 
         def done(_: object) -> None:
             if self._settling.get(uid) is task:
-                del self._settling[uid]
+                del self._settling[uid], self._hurry[uid]
 
         task.add_done_callback(done)
 
-    async def _settle(self, volume: Volume, said: Manifest) -> None:
+    async def _settle(self, volume: Volume, said: Manifest, hurry: asyncio.Event) -> None:
         uid, published = volume.metadata.uid, None
+        await wait_event(self._clock, hurry, _SETTLE_AFTER_S)
         try:
             published = await self._pool.settle(uid)
         except PrimordiaError as error:
@@ -300,6 +310,7 @@ class Receiver:
         task = self._settling.get(uid)
         if task is None:
             return
+        self._hurry[uid].set()
         await asyncio.wait({task}, timeout=_SETTLE_WAIT_S)
         if not task.done():
             raise TemporaryError(f"The delta before of volume {uid} is still being published.", reason="Settling")

@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 PUSHED_WHOLE_BYTES = 8 << 20
 """A whole content of at most so many bytes is pushed: fetching it would only cost a round trip."""
 _ASK_AGAIN_S = 15.0
-_SEEDING_S, _SEEDING_HURRIED_S = 0.5, 0.05
-"""How often a copy that fetches is asked how far it is; the latter while somebody waits for it."""
+_SEEDING_S, _SEEDING_PAUSE_S = 0.5, 0.05
+"""How long a copy that fetches may take to answer how far it is, which it does at once when it has ended; and for how long it
+is not asked after that."""
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 5.0
 _UNREACHABLE = "NodeUnreachable"
@@ -143,7 +144,7 @@ class CopySender:
             self.needed = frozenset(each.number for each in owner)  # what it relies on is among them
         if self._holding is None:
             turn = self._ask()
-            self._holding = await self._peer().holding(self.uid)
+            self._holding = await self._peer().holding(self.uid, wait_s=_SEEDING_S if self._seed_number else 0.0)
             self._heard = turn
         holding = self._holding
         if owner and owner[-1].epoch < holding.epoch:
@@ -228,8 +229,7 @@ class CopySender:
             self._seed_number = seed.number
             await self._peer().seed(self.uid, seed)
         self._news()
-        if await wait_event(self._clock, self._urgent, _SEEDING_S):
-            await self._clock.sleep(_SEEDING_HURRIED_S)
+        await self._clock.sleep(_SEEDING_PAUSE_S)
         self._holding = None
         return True
 
