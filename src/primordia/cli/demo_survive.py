@@ -50,11 +50,12 @@ class SyncedWriter:
     port: int
     acknowledged: set[int] = field(default_factory=set)
     last: float = field(default_factory=time.monotonic)
+    task: asyncio.Task[None] | None = None
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:
         """Write as long as the body runs."""
-        task = asyncio.create_task(self._write(), name="synced-writer")
+        task = self.task = asyncio.create_task(self._write(), name="synced-writer")
         try:
             yield
         finally:
@@ -66,6 +67,10 @@ class SyncedWriter:
         """Wait until a batch is acknowledged after `since`, showing how long; its moment. Raises TemporaryError."""
         with Progress() as progress:
             while self.last <= since:
+                if self.task is not None and self.task.done():
+                    if not self.task.cancelled():
+                        self.task.result()  # what nobody expected of a client
+                    raise TemporaryError("The client that writes has ended.")
                 passed = time.monotonic() - since
                 if passed > _MORE_WITHIN_S:
                     raise TemporaryError(f"Redis does not answer on any node within {_MORE_WITHIN_S:.0f} s.")
