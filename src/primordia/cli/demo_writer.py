@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from primordia.kit.breakage import broken_as_os_error
 from primordia.kit.errors import TemporaryError
 
 _KEY = "acknowledged"
@@ -86,6 +87,7 @@ async def connection(redis: Any, host: str, port: int, *, timeout_s: float = 10.
     """A connection of Redis's client that is closed at the end. It tries once: who calls knows other addresses."""
     client = redis.Redis(host=host, port=port, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=None)
     try:
-        yield client
+        with broken_as_os_error():
+            yield client
     finally:
         await client.aclose()

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from primordia.kit.breakage import broken_as_os_error
 from primordia.kit.errors import PrimordiaError
 from primordia.probe import ledger
 from primordia.probe.witness import Testimony
@@ -111,7 +112,8 @@ class RedisWork:
             retry=Retry(NoBackoff(), 0),
         )
         try:
-            yield server
+            with broken_as_os_error():
+                yield server
         finally:
             await server.aclose()
 
