@@ -55,26 +55,10 @@ static void on_done(struct source *source, uint32_t events)
 	stream_close(&flush->stream);
 }
 
-static size_t produce(struct stream *stream, uint8_t *payload, size_t room, uint8_t *channel)
-{
-	(void)stream, (void)payload, (void)room, (void)channel;
-	return 0;
-}
-
 static void on_data(struct stream *stream, const uint8_t *data, size_t size)
 {
 	(void)data;
 	stream_consumed(stream, size);
-}
-
-static void on_eof(struct stream *stream)
-{
-	(void)stream;
-}
-
-static void on_control(struct stream *stream, const struct params *params)
-{
-	(void)stream, (void)params;
 }
 
 static void on_gone(struct stream *stream, bool by_host)
@@ -87,13 +71,7 @@ static void on_gone(struct stream *stream, bool by_host)
 		loop_free(flush);
 }
 
-static const struct stream_ops flush_ops = {
-	.produce = produce,
-	.on_data = on_data,
-	.on_eof = on_eof,
-	.on_control = on_control,
-	.on_gone = on_gone,
-};
+static const struct stream_ops flush_ops = {.on_data = on_data, .on_gone = on_gone};
 
 static int start(struct flush *flush)
 {

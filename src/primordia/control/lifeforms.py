@@ -28,6 +28,7 @@ from primordia.control.data import Volumes, data_needs, next_epoch
 from primordia.control.moving import Mover
 from primordia.control.planning import (
     as_placed,
+    claimed,
     is_mine,
     is_passing,
     marked,
@@ -113,6 +114,8 @@ class LifeformController:
         after, contexts, scheduled = await self._walk(lifeform, contexts)
         if scheduled.status == "True" or after is None:
             self._told.pop(lifeform.metadata.uid, None)
+        if after is None:
+            self._passing.pop(lifeform.metadata.uid, None)
         if scheduled.reason not in _WAITS:
             self._scheduler.leave(key)
         if after is not None:
@@ -244,11 +247,9 @@ class LifeformController:
         return placed, scheduled
 
     async def _claimed(self, lifeform: Lifeform) -> Lifeform:
-        """The lifeform with our finalizer."""
-        finalizers = lifeform.metadata.finalizers
-        if LIFEFORM_FINALIZER in finalizers:
-            return lifeform
-        return await self._amend(lifeform, with_finalizers(lifeform, (*finalizers, LIFEFORM_FINALIZER)))
+        """The lifeform with our finalizer, written if that was not there."""
+        wanted = claimed(lifeform)
+        return lifeform if wanted is lifeform else await self._amend(lifeform, wanted)
 
     # ------------------------------------------------------------ contexts
 

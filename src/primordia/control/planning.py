@@ -19,7 +19,7 @@ from primordia.control.blueprint import (
 from primordia.control.data import NO_VOLUMES, Volumes, is_bound
 from primordia.domain.conditions import Verdict
 from primordia.domain.lifeforms import Present, Wanted
-from primordia.wire.resources import Context, ContextStatus, Lifeform, LifeformStatus, Node
+from primordia.wire.resources import STARTING_PHASES, Context, ContextStatus, Lifeform, LifeformStatus, Node
 
 
 def wanted_of(lifeform: Lifeform, contexts: Mapping[str, Context], volumes: Volumes = NO_VOLUMES) -> Wanted[Blueprint]:
@@ -90,23 +90,23 @@ def as_placed(
 ) -> Lifeform:
     """The lifeform as it is written where it is given its node: with our finalizer, and with the status that it has once its
     contexts are made, for each write is heard by every node. `status` has the node and the epoch, `now` is RFC 3339."""
-    finalizers = lifeform.metadata.finalizers
-    if LIFEFORM_FINALIZER not in finalizers:
-        finalizers = (*finalizers, LIFEFORM_FINALIZER)
-    placed = msgspec.structs.replace(with_finalizers(lifeform, finalizers), status=status)
+    placed = msgspec.structs.replace(claimed(lifeform), status=status)
     fresh = {name: new_context(placed, each) for name, each in blueprints(placed, {}, volumes).items()}
     return msgspec.structs.replace(placed, status=status_of(placed, fresh, scheduled, node, now))
 
 
-_ON_THE_WAY = ("Pending", "Preparing", "Booting")
-
-
 def is_passing(before: LifeformStatus, after: LifeformStatus) -> bool:
     """Whether all that is new is how far its contexts have come with their start."""
-    if not (before.phase == after.phase == "Starting") or any(each.phase not in _ON_THE_WAY for each in after.contexts):
+    if not (before.phase == after.phase == "Starting") or any(each.phase not in STARTING_PHASES for each in after.contexts):
         return False
     said = [(each.type, each.status) for each in before.conditions] == [(each.type, each.status) for each in after.conditions]
     return said and msgspec.structs.replace(after, contexts=before.contexts, conditions=before.conditions) == before
+
+
+def claimed(lifeform: Lifeform) -> Lifeform:
+    """The lifeform, held by our finalizer as well."""
+    finalizers = lifeform.metadata.finalizers
+    return lifeform if LIFEFORM_FINALIZER in finalizers else with_finalizers(lifeform, (*finalizers, LIFEFORM_FINALIZER))
 
 
 def with_finalizers(lifeform: Lifeform, finalizers: tuple[str, ...]) -> Lifeform:

@@ -23,12 +23,12 @@ from primordia.node.status import StatusWriter
 from primordia.ports.store import StoreUnavailableError
 from primordia.registry.ownership import StartDeniedError
 from primordia.registry.rules import timestamp
+from primordia.wire.resources import STARTING_PHASES
 
 log = logging.getLogger(__name__)
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0
-_ON_THE_WAY = ("Pending", "Preparing", "Booting")
 
 
 class Worker:
@@ -173,7 +173,7 @@ class Worker:
             self._writer.drop(live.context)
         else:
             # How far a start has come is news only while it lasts; that it began is news, and others wait for its address.
-            passing = status.phase in _ON_THE_WAY and before.phase in _ON_THE_WAY and status.ip == before.ip
+            passing = status.phase in STARTING_PHASES and before.phase in STARTING_PHASES and status.ip == before.ip
             self._writer.put(live.context, status, passing=passing)
 
 

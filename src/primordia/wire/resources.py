@@ -298,6 +298,10 @@ class ContextSpec(Wire, frozen=True, kw_only=True):
     next_node: str = ""
 
 
+STARTING_PHASES = ("Pending", "Preparing", "Booting")
+"""Of a context whose start is under way."""
+
+
 class ContextStatus(Wire, frozen=True, kw_only=True):
     """`phase` is Pending, Preparing, Booting, Running, Stopping, Stopped, Succeeded, Failed or BackOff.
 

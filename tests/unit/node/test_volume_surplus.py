@@ -57,6 +57,17 @@ def an_owner() -> Node:
     return Node(metadata=ObjectMeta(name="owner"), spec=NodeSpec(), status=NodeStatus())
 
 
+async def held(folder: Path) -> tuple[MemoryStore, Registry, MemoryVolumes]:
+    """A soup, and a pool with a copy of the volume in it."""
+    clock = SystemClock()
+    store = MemoryStore(clock)
+    pool = MemoryVolumes(folder, total_bytes=1 << 26)
+    await pool.create(UID, 1 << 20)
+    await pool.cut(UID, epoch=1, always=True)
+    await pool.release(UID)
+    return store, Registry(store, clock, new_uid=lambda: UID), pool
+
+
 def a_copy(state: CopyState = "InSync", number: int = 7, epoch: int = 2) -> VolumeCopy:
     return VolumeCopy(node="new", state=state, epoch=epoch, number=number)
 
@@ -142,13 +153,7 @@ async def test_what_is_written_here_stays(tmp_path: Path) -> None:
 
 async def test_it_stays_while_its_owner_is_silent_or_has_left(tmp_path: Path) -> None:
     """What the silent owner told of the other copies may be old, and a takeover may have been promised this one."""
-    clock = SystemClock()
-    store = MemoryStore(clock)
-    registry = Registry(store, clock, new_uid=lambda: UID)
-    pool = MemoryVolumes(tmp_path, total_bytes=1 << 26)
-    await pool.create(UID, 1 << 20)
-    await pool.cut(UID, epoch=1, always=True)
-    await pool.release(UID)
+    store, registry, pool = await held(tmp_path)
     await registry.create(a_volume(a_copy()))
     work = Surplus(pool, registry, Informers(registry), "old")
     assert not await work._delete("shop.main", "default", UID)
@@ -164,13 +169,7 @@ async def test_it_stays_while_its_owner_is_silent_or_has_left(tmp_path: Path) ->
 
 async def test_nothing_is_promised_from_when_on_it_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that is made a holder again between the first look and the deletion keeps what it may have promised."""
-    clock = SystemClock()
-    store = MemoryStore(clock)
-    registry = Registry(store, clock, new_uid=lambda: UID)
-    pool = MemoryVolumes(tmp_path, total_bytes=1 << 26)
-    await pool.create(UID, 1 << 20)
-    await pool.cut(UID, epoch=1, always=True)
-    await pool.release(UID)
+    store, registry, pool = await held(tmp_path)
     await registry.create(an_owner())
     stored = await registry.create(a_volume(a_copy()))
     refusing, seen, meddling = list[str](), list[str](), list[str]()

@@ -148,8 +148,8 @@ class Forker:
         try:
             await services.offload(lambda: _clone(image.scratch, scratch))
             if shape.data and data is None:
-                data = self._place_of(uid)
-                data.write_bytes(bytes(PLACE_BYTES))
+                place = data = self._place_of(uid)
+                await services.offload(lambda: place.write_bytes(bytes(PLACE_BYTES)))
         except OSError as error:
             raise disk_error(error, f"The scratch disk of fork {uid}") from error
         machine, guest = await self._start(uid, image, shape, address, Disks(scratch, data))

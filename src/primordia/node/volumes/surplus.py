@@ -64,15 +64,11 @@ Refusing = Callable[[str], AbstractContextManager[object]]
 """For the block nothing of a volume is acknowledged here."""
 
 
-def _refuse_nobody(uid: str) -> AbstractContextManager[object]:
-    return nullcontext()
-
-
 class Surplus:
     """One node's. `refusing` is of who acknowledges deltas here, where anybody does."""
 
     def __init__(
-        self, pool: Volumes, registry: Registry, informers: Informers, node: str, refusing: Refusing = _refuse_nobody
+        self, pool: Volumes, registry: Registry, informers: Informers, node: str, refusing: Refusing = nullcontext
     ) -> None:
         self._pool = pool
         self._refusing = refusing
