@@ -328,7 +328,8 @@ async def down(
             raise NotFoundError(f"There is no soup {name!r} on this machine.", remedy="Start one with `primordia up`.")
         if soup.real and systemd.usable(paths):
             await systemd.forget(name)
-        await stop_nodes([paths.node(node.name) for node in soup.nodes], progress)
+        # The engine of other machines goes on: there, a server of this one's hands over before it ends.
+        await stop_nodes([paths.node(node.name) for node in soup.nodes], progress, engine=soup.real or not destroy)
         for node in soup.nodes:
             cgroup.kill_tree(f"primordia/{name}/{node.name}")
         if not soup.real:

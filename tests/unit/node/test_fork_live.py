@@ -6,12 +6,13 @@ import asyncio
 import errno
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from primordia.kit.errors import CapacityError, PermanentError, PrimordiaError, TemporaryError
 from primordia.testing.forks import ForkWorld, play
 from primordia.wire.meta import LABEL_PARENT, ObjectMeta
-from primordia.wire.resources import Context, ContextTemplate, Lifeform, LifeformSpec
+from primordia.wire.resources import Context, ContextTemplate, Lifeform, LifeformSpec, Resources
 
 
 def lifeform(name: str = "shop", **spec: object) -> Lifeform:
@@ -64,6 +65,19 @@ def test_children_have_the_parents_memory_and_identities_of_their_own(tmp_path: 
 
         await world.until(all_gone, what="the whole subtree ended with the lifeform")
         await world.nothing_stray()
+
+    play(tmp_path, story)
+
+
+def test_a_child_has_the_cpu_time_of_its_spec_and_no_more(tmp_path: Path) -> None:
+    async def story(world: ForkWorld) -> None:
+        small = ContextTemplate(name="main", image="busybox", command=("serve",), resources=Resources(cpu="250m"))
+        await world.sure.create(msgspec.structs.replace(lifeform(), spec=LifeformSpec(contexts=(small,))))
+        await world.ready("shop.main")
+        child = (await world.fork("shop.main")).children[0].name
+        assert (await world.vm_of(child)).cpu_milli == (await world.vm_of("shop.main")).cpu_milli == 250
+        await world.sure.delete(Lifeform, "shop", "default")
+        await world.gone("shop")
 
     play(tmp_path, story)
 

@@ -82,6 +82,7 @@ class Births:
             async with self._gate:
                 live = self._enter(fork, birth)
                 confirmed = await self._confirm_and_write(fork, birth, live)
+                await self._executor.machines.bind(live)  # before the record says "running", or no later daemon would
                 self._confirmed(birth, live, confirmed, begin_s)
         except BaseException:
             await to_the_end(self._undo(fork, birth, live))
