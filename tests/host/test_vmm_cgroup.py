@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from primordia.kit import cgroup
-from primordia.kit.errors import TemporaryError
+from primordia.host import up as host
+from primordia.kit import cgroup, ids
+from primordia.kit.errors import NotFoundError, TemporaryError
 
 ENTER_AND_SLEEP = """
 import sys, time
@@ -109,3 +110,15 @@ def test_going_over_the_memory_limit_is_seen(group: str) -> None:
 def test_the_hierarchies_are_real() -> None:
     for root in cgroup.hierarchies().roots():
         assert (Path(root) / "cgroup.procs").exists()
+
+
+async def test_what_is_left_of_a_soup_that_nobody_knows_is_ended_by_its_name() -> None:
+    name = f"stray-{ids.suffix()}"
+    process = start_in(f"primordia/{name}/n1/vm/x")
+    with pytest.raises(NotFoundError):  # without --destroy it is no soup to keep the state of
+        await host.down(name, lambda step: None)
+    assert process.poll() is None
+    await host.down(name, lambda step: None, destroy=True)
+    assert process.wait(timeout=10) == -signal.SIGKILL and not cgroup.exists(f"primordia/{name}")
+    with pytest.raises(NotFoundError):
+        await host.down(name, lambda step: None, destroy=True)

@@ -25,9 +25,8 @@ from primordia.cli.run import context_of
 from primordia.client.aio import AsyncClient, connect
 from primordia.host.doctor import examine
 from primordia.host.leaks import Leak
-from primordia.kit.errors import PrimordiaError, TemporaryError
+from primordia.kit.errors import PrimordiaError
 from primordia.wire.resources import Node
-from primordia.wire.tables import node_state
 
 NAME = "cache"
 NODES = 6
@@ -99,8 +98,6 @@ class Story:
         stage.title("Six nodes on three racks in two segments")
         seconds = await stage.primordia("up", "--soup", SOUP, "--nodes", str(NODES), "--racks", "3", "--segments", "2")
         stage.note("  six nodes up and ready to serve", f"{seconds:.1f} s")
-        async with connect(stage.config) as client:
-            await until(lambda: _all_ready(client), "every node to be Ready")
         await stage.primordia("node", "ls")
 
     async def _lifeform(self, client: AsyncClient) -> None:
@@ -233,13 +230,6 @@ class Story:
         print("\nThe soup is up. Five things to try:\n")
         print("\n".join(f"  {line}" for line in lines))
         print(f"\nTake it down with: sudo {program} down --soup {SOUP} --destroy")
-
-
-async def _all_ready(client: AsyncClient) -> None:
-    """A node that answers has its lease a moment later. Raises TemporaryError until all have."""
-    states = [node_state(node) for node in (await client.list(Node)).items]
-    if states != ["Ready"] * NODES:
-        raise TemporaryError(f"The nodes are {', '.join(states)}.")
 
 
 async def _round_trips(redis: Any) -> list[float]:

@@ -181,7 +181,7 @@ def _groups(observed: Observed, up: dict[str, SoupView]) -> Iterator[Leak]:
             if node is None or parts[3] not in node.contexts:
                 detail = "belongs to no context that its node knows"
         if detail:
-            yield Leak("cgroup", f"primordia/{group}", detail, f"`primordia down --soup {parts[0]}`, or reboot")
+            yield Leak("cgroup", f"primordia/{group}", detail, f"`primordia down --destroy --soup {parts[0]}`, or reboot")
 
 
 def _folders(observed: Observed, known: dict[str, SoupView], up: dict[str, SoupView], places: Places) -> Iterator[Leak]:

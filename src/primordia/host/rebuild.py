@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 import msgspec
 
+from primordia.host.answering import READY_WITHIN_S, answers
 from primordia.host.remaking import Remade, remade
 from primordia.host.soup import SoupFile, SoupNode, read_config, read_soup, write_config, write_soup
-from primordia.host.up import READY_WITHIN_S, answers, require_root, soup_lock
+from primordia.host.up import require_root, soup_lock
 from primordia.kit.errors import ConflictError, NotFoundError, TemporaryError, UnsupportedError
 from primordia.kit.files import write_atomic
 from primordia.kit.identity import running_pid

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import ssl
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ import msgspec
 from primordia import __version__
 from primordia.domain.timings import Timings
 from primordia.host import accelerator, credentials, namespaces, own_network, pool, systemd, toolchain
+from primordia.host.answering import all_known, answers, last_words
 from primordia.host.pool import PoolWish
 from primordia.host.shape import Shape, check_same, plan_nodes, with_shares
 from primordia.host.soup import (
@@ -44,13 +44,10 @@ from primordia.kit.errors import InvalidError, NotFoundError, PermanentError, Pr
 from primordia.kit.identity import running_pid
 from primordia.kit.paths import NodePaths, SoupPaths, cache_dir
 from primordia.node.facts import LinuxHost
-from primordia.supervisor import control
-from primordia.supervisor.main import PID_FILE, SOCKET_FILE
+from primordia.supervisor.main import PID_FILE
 from primordia.wire.nodeconfig import NodeConfig, Tools
 
-READY_WITHIN_S = 90.0
 SUPERVISOR_WITHIN_S = 30.0
-DAEMON_CHANCES = 6
 
 Progress = Callable[[str], None]
 
@@ -140,6 +137,11 @@ async def up(options: UpOptions, progress: Progress, announce: Progress = lambda
             credentials.write_client_config(soup, paths, servers, config_path, options.owner)
         with step("wait until every node answers"):
             await asyncio.gather(*(answers(soup, node, paths) for node in soup.nodes))
+        if not soup.joined:
+            with step("wait until every node is Ready"):
+                late = await all_known(config_path, [node.name for node in soup.nodes])
+            if late:
+                announce(f"Not Ready yet: {', '.join(late)}; `primordia node ls` shows when.")
     return UpResult(soup, servers, config_path, tuple(seconds))
 
 
@@ -234,7 +236,7 @@ async def _has_its_place(node: SoupNode, here: NodePaths, process: subprocess.Po
     while not running_pid(here.run / PID_FILE):
         if (process is not None and process.poll() is not None) or time.monotonic() > deadline:
             raise TemporaryError(
-                f"The supervisor of node {node.name} does not start. {_last_words(here.logs / 'supervisor.log')}",
+                f"The supervisor of node {node.name} does not start. {last_words(here.logs / 'supervisor.log')}",
                 remedy=f"Look at {here.logs / 'supervisor.log'}, then run `primordia up` again.",
             )
         await asyncio.sleep(0.01)
@@ -262,52 +264,6 @@ def spawn_supervisor(here: NodePaths) -> subprocess.Popen[bytes]:
         )
 
 
-async def answers(soup: SoupFile, node: SoupNode, paths: SoupPaths) -> None:
-    """Wait until the node's API says that it is ready."""
-    here = paths.node(node.name)
-    address = reach(soup, node)
-    tls = ssl.create_default_context(cafile=str(here.pki / "ca.crt"))
-    deadline = time.monotonic() + READY_WITHIN_S
-    while not await _ready(address, tls):
-        if time.monotonic() > deadline or _keeps_dying(here):
-            raise TemporaryError(
-                f"Node {node.name} does not answer at {address}:{API_PORT}. {_last_words(here.logs / 'daemon.log')}",
-                remedy=f"Look at the logs in {here.logs}, then run `primordia up` again.",
-            )
-        await asyncio.sleep(0.05)
-
-
-async def _ready(address: str, tls: ssl.SSLContext) -> bool:
-    try:
-        async with asyncio.timeout(2):
-            reader, writer = await asyncio.open_connection(address, API_PORT, ssl=tls, server_hostname=address)
-            try:
-                writer.write(f"GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
-                return b" 200 " in await reader.readline()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, asyncio.IncompleteReadError):
-        return False
-
-
-def _keeps_dying(here: NodePaths) -> bool:
-    """Whether the supervisor has given the daemon several chances in vain, or is itself not there."""
-    if not running_pid(here.run / PID_FILE):
-        return True
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        return int(control.ask(here.run / SOCKET_FILE, "status")["children"]["daemon"]["restarts"]) > DAEMON_CHANCES
-    return False
-
-
-def _last_words(log: Path) -> str:
-    """The last line of a log, if it has one."""
-    with contextlib.suppress(OSError):
-        lines = log.read_text(errors="replace").strip().splitlines()
-        if lines:
-            return f"It last said: {lines[-1][:300]}"
-    return ""
-
-
 async def down(
     name: str,
     progress: Progress,
@@ -325,7 +281,8 @@ async def down(
     async with soup_lock(paths):
         soup = _damaged_or_known(paths, destroy)
         if soup is None:
-            raise NotFoundError(f"There is no soup {name!r} on this machine.", remedy="Start one with `primordia up`.")
+            _end_strays(name, destroy)
+            return
         if soup.real and systemd.usable(paths):
             await systemd.forget(name)
         # The engine of other machines goes on: there, a server of this one's hands over before it ends.
@@ -348,6 +305,14 @@ async def down(
             _delete_state(paths)
         else:
             write_soup(paths, msgspec.structs.replace(soup, phase="down"))
+
+
+def _end_strays(name: str, destroy: bool) -> None:
+    """What still runs, or has a cgroup, of a soup whose identity is gone. NotFoundError where there is nothing of it."""
+    group = f"primordia/{name}"
+    if not (destroy and cgroup.exists(group)):
+        raise NotFoundError(f"There is no soup {name!r} on this machine.", remedy="Start one with `primordia up`.")
+    cgroup.kill_tree(group)
 
 
 def _damaged_or_known(paths: SoupPaths, destroy: bool) -> SoupFile | None:

@@ -7,8 +7,13 @@ holds sockets and pid files and is empty after a boot.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from primordia.kit.errors import InvalidError
+
+_SOUP = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
 def cache_dir() -> Path:
@@ -25,7 +30,16 @@ class SoupPaths:
 
     @classmethod
     def of(cls, soup: str = "default") -> SoupPaths:
-        """PRIMORDIA_STATE and PRIMORDIA_RUN override /var/lib/primordia and /run/primordia."""
+        """PRIMORDIA_STATE and PRIMORDIA_RUN override /var/lib/primordia and /run/primordia.
+
+        InvalidError: no name for a soup. It becomes part of names of folders, cgroups and network namespaces, and nothing that
+        carries it may lie, or be deleted, anywhere else.
+        """
+        if not _SOUP.fullmatch(soup):
+            raise InvalidError(
+                "--soup",
+                f"{soup[:80]!r} is no name for a soup: at most 40 of a-z, 0-9 and -, with a letter or digit at both ends.",
+            )
         state = Path(os.environ.get("PRIMORDIA_STATE", "/var/lib/primordia"))
         run = Path(os.environ.get("PRIMORDIA_RUN", "/run/primordia"))
         return cls(state / soup, run / soup)

@@ -82,3 +82,9 @@ def test_timings_are_the_same_on_all_nodes_and_change_only_while_the_soup_is_dow
         up.check_timings({"ttl_s": 8}, paths)
     write_soup(paths, msgspec.structs.replace(known, phase="down"))
     up.check_timings({"ttl_s": 8}, paths)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "-a", "a-", "A", "a b", "a" * 41])
+def test_a_name_that_would_lead_elsewhere_is_none(name: str) -> None:
+    with pytest.raises(InvalidError, match="is no name for a soup"):
+        SoupPaths.of(name)
