@@ -7,6 +7,7 @@ reaches the engine past the API (etcd's own filter by name, --client-cert-allowe
 
 from __future__ import annotations
 
+import datetime
 import functools
 import os
 import pwd
@@ -24,9 +25,10 @@ NODES = "primordia:nodes"
 
 
 def ensure(soup: SoupFile, paths: SoupPaths) -> None:
-    """Make what is missing: the authorities, the administrator's certificate, each node's two.
+    """Make what is missing or ends within months: the administrator's certificate, each node's two; and missing authorities.
 
-    A machine that joined got its node's when it did, and never sees the authorities' keys.
+    A machine that joined got its node's when it did, and never sees the authorities' keys. What runs goes on with what it has
+    read: the engine reads a certificate anew for each connection, a daemon when it is started.
     """
     if soup.joined:
         return
@@ -35,14 +37,14 @@ def ensure(soup: SoupFile, paths: SoupPaths) -> None:
     title = f"primordia {soup.name} {soup.uid[:8]}"
     ca = _authority(home, "ca", title)
     engine_ca = _authority(home, "engine-ca", f"{title} engine")
-    _issue(home, "admin", lambda: pki.issue(ca, "admin", ADMINS))
+    _issue(home, "admin", lambda: pki.issue(ca, "admin", ADMINS), renew=True)
     for node in soup.nodes:
         here = paths.node(node.name).pki
         here.mkdir(parents=True, exist_ok=True, mode=0o700)
         (here / "ca.crt").write_bytes(ca.certificate)
         (here / "engine-ca.crt").write_bytes(engine_ca.certificate)
         for name, authority in (("node", ca), ("engine", engine_ca)):
-            _issue(here, name, functools.partial(_node_certificate, soup, node, authority))
+            _issue(here, name, functools.partial(_node_certificate, soup, node, authority), renew=True)
 
 
 def _authority(home: Path, name: str, title: str) -> pki.KeyPair:
@@ -50,11 +52,14 @@ def _authority(home: Path, name: str, title: str) -> pki.KeyPair:
     return pki.KeyPair.read(home / f"{name}.crt", home / f"{name}.key")
 
 
-def _issue(folder: Path, name: str, make: Callable[[], pki.KeyPair]) -> None:
-    """Keep the pair of that name, or make it."""
-    pair = folder / f"{name}.crt", folder / f"{name}.key"
-    if not all(path.exists() for path in pair):
-        make().write(*pair)
+def _issue(folder: Path, name: str, make: Callable[[], pki.KeyPair], *, renew: bool = False) -> None:
+    """Keep the pair of that name, or make it; with `renew` also where not a third of its life is left."""
+    certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
+    if certificate.exists() and key.exists():
+        left = pki.expires(certificate.read_bytes()) - datetime.datetime.now(datetime.UTC)
+        if not renew or left > datetime.timedelta(days=pki.LEAF_DAYS / 3):
+            return
+    make().write(certificate, key)
 
 
 def _node_certificate(soup: SoupFile, node: SoupNode, authority: pki.KeyPair) -> pki.KeyPair:

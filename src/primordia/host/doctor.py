@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from primordia.host import checks, fences, leftovers, toolchain
+from primordia.host import certificates, checks, fences, leftovers, toolchain
 from primordia.host.checks import Check
 from primordia.host.leaks import Leak
 from primordia.kit.errors import PrimordiaError
@@ -42,6 +42,7 @@ async def examine(*, machine: bool = True) -> Report:
         Check("fence", "warn", f"Soup {word.soup}: {word.sentence()}", "Frozen", "Look for what keeps it from the engine.")
         for word in await asyncio.to_thread(fences.all_frozen)
     ]
+    found += await asyncio.to_thread(certificates.look)
     leaks: tuple[Leak, ...] = ()
     with contextlib.suppress(PrimordiaError):  # the checks have said which program is missing
         leaks = await leftovers.look()
