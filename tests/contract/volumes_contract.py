@@ -236,6 +236,32 @@ class VolumesContract:
         assert await content(other, "a", 1) == await content(volumes, "a", 1)
         assert await other.verify("a", 1) == ()
 
+    @pytest.mark.parametrize("end", ["destroy", "retire"])
+    @pytest.mark.parametrize("breaks", [False, True])
+    async def test_what_is_deleted_while_it_comes_does_not_come_back(
+        self, volumes: Volumes, other: Volumes, end: str, breaks: bool
+    ) -> None:
+        await volumes.create("a", SIZE)
+        for chunk in (0, 3):
+            await put(await volumes.disk("a"), chunk * CHUNK_BYTES, block(b"1"))
+        await volumes.cut("a", epoch=1)
+        delta = await volumes.changes("a", 1)
+        first, second = await volumes.read("a", 1, delta.ranges)
+
+        async def deleted_meanwhile() -> AsyncIterator[Piece]:
+            yield first
+            await getattr(other, end)("a")
+            if breaks:
+                raise ConnectionResetError
+            yield second
+
+        with pytest.raises((ConnectionResetError, ConflictError)) as caught:
+            await other.accept(delta, deleted_meanwhile())
+        assert breaks or getattr(caught.value, "reason", "") == "Destroyed"
+        assert await other.find("a") is None and await other.partial("a") is None
+        await carry(volumes, other, "a", 1)  # it is wanted here again
+        assert await content(other, "a", 1) == await content(volumes, "a", 1)
+
     async def test_a_large_delta_arrives_in_any_pieces_and_breaks_off_anywhere(self, volumes: Volumes, other: Volumes) -> None:
         """It is written while more of it comes: nothing of it may be lost, or laid where it does not belong."""
         chance = random.Random(7)

@@ -46,8 +46,9 @@ def children_of(pid: int) -> list[str]:
 
 
 def until_it_sleeps(pid: int) -> None:
+    """Until it is the program: the launcher names that in its own words as well."""
     for _ in range(6000):
-        if b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes():
+        if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sleep\0"):
             return
         time.sleep(0.01)
 

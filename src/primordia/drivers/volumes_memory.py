@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, MutableSequence, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,6 +88,7 @@ class MemoryVolumes:
         self._now = now
         self._volumes: dict[str, _Volume] = {}
         self._partials: dict[str, tuple[Delta, MutableSequence[Piece]]] = {}
+        self._ended: Counter[str] = Counter()
 
     async def pool(self) -> PoolStatus:
         """See the port: every snapshot counts in full."""
@@ -149,6 +151,7 @@ class MemoryVolumes:
 
     async def destroy(self, volume: str) -> None:
         """See the port."""
+        self._ended[volume] += 1
         self._partials.pop(volume, None)
         known = self._volumes.pop(volume, None)
         if known is not None and known.disk is not None:
@@ -160,6 +163,7 @@ class MemoryVolumes:
         if known is None or not known.tails:
             await self.destroy(volume)
             return
+        self._ended[volume] += 1
         self._partials.pop(volume, None)
         if known.disk is not None:
             known.disk.unlink()
@@ -226,7 +230,7 @@ class MemoryVolumes:
         """See the port."""
         said = delta.manifest
         rules.check_volume(said.volume)
-        known = self._volumes.get(said.volume)
+        known, ended = self._volumes.get(said.volume), self._ended[said.volume]
         if known is not None:
             await self.settle(said.volume)
         if known is not None and known.disk is not None:
@@ -236,7 +240,20 @@ class MemoryVolumes:
         await self._want_room(delta)
         content = bytearray(known.snapshots[-1].content if known and known.snapshots else b"")
         _resize(content, said.size_bytes)
-        cover = Cover(delta.ranges)
+        came = await self._come(delta, pieces, begin, ended)
+        for piece in came:
+            content[piece.range.offset : piece.range.end] = piece.data or bytes(piece.range.length)
+        if chunk_hash.root_of(len(content), _table(content)) != said.root:
+            raise InvalidError("root", f"snapshot {said.number} of {said.volume} does not have the content it names")
+        if known is None:
+            known = self._volumes.setdefault(said.volume, _Volume(said.volume, said.epoch, size_bytes=said.size_bytes))
+        known.epoch = said.epoch
+        known.pending = _Snapshot(said, content)
+        return True
+
+    async def _come(self, delta: Delta, pieces: AsyncIterator[Piece], begin: int, ended: int) -> MutableSequence[Piece]:
+        """All of its pieces, with those from before; what is cut off is kept, unless the volume was deleted meanwhile."""
+        volume, cover = delta.manifest.volume, Cover(delta.ranges)
         came = self._taken(delta, begin)
         for piece in came:
             cover.take(piece.range, len(piece.data))
@@ -247,19 +264,13 @@ class MemoryVolumes:
         except PermanentError:
             raise
         except BaseException:
-            if came:
-                self._partials[said.volume] = (delta, came)
+            if came and self._ended[volume] == ended:
+                self._partials[volume] = (delta, came)
             raise
+        if self._ended[volume] != ended:
+            raise ConflictError(f"Volume {volume} was deleted here while a delta of it came.", reason="Destroyed")
         cover.finish()
-        for piece in came:
-            content[piece.range.offset : piece.range.end] = piece.data or bytes(piece.range.length)
-        if chunk_hash.root_of(len(content), _table(content)) != said.root:
-            raise InvalidError("root", f"snapshot {said.number} of {said.volume} does not have the content it names")
-        if known is None:
-            known = self._volumes.setdefault(said.volume, _Volume(said.volume, said.epoch, size_bytes=said.size_bytes))
-        known.epoch = said.epoch
-        known.pending = _Snapshot(said, content)
-        return True
+        return came
 
     async def partial(self, volume: str) -> Partial | None:
         """See the port."""

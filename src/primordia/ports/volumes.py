@@ -144,8 +144,9 @@ class Volumes(Protocol):
         """Take a delta from the owner; once it returns, it is verified and durable, and may be acknowledged.
 
         A volume that is not here yet begins with a delta without base. False when the snapshot was here already. What
-        waits from before is published first. Raises ConflictError (StaleEpoch, OtherBase, OldNumber, WrittenHere),
-        InvalidError (a delta that contradicts itself or its hashes), CapacityError. Whatever fails leaves nothing.
+        waits from before is published first. Raises ConflictError (StaleEpoch, OtherBase, OldNumber, WrittenHere; Destroyed:
+        the volume was destroyed or retired since this was called), InvalidError (a delta that contradicts itself or its
+        hashes), CapacityError. Whatever fails leaves nothing.
 
         Except where `pieces` itself fails with what may pass, as a link that is cut: what had come is kept as `partial`, and
         the same delta goes on from there with `begin` as its `bytes_done`. ConflictError (OtherOffset) when it is not that.

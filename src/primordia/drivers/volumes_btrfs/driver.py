@@ -16,6 +16,7 @@ import os
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -69,6 +70,8 @@ class BtrfsVolumes:
         self._known: dict[str, Volume] = {}
         self._damaged: dict[str, str] = {}
         self._partials: dict[str, Partial] = {}
+        self._ended: Counter[str] = Counter()
+        """How often each volume was deleted here."""
 
     @classmethod
     async def open(cls, folder: Path, *, now: Callable[[], float] = time.time) -> BtrfsVolumes:
@@ -154,6 +157,7 @@ class BtrfsVolumes:
 
     async def destroy(self, volume: str) -> None:
         """See the port."""
+        self._ended[volume] += 1
 
         def act() -> None:
             with self._lock(volume):
@@ -165,6 +169,7 @@ class BtrfsVolumes:
 
     async def retire(self, volume: str) -> None:
         """See the port."""
+        self._ended[volume] += 1
 
         def act() -> None:
             with self._lock(volume):
@@ -224,7 +229,8 @@ class BtrfsVolumes:
     async def accept(self, delta: Delta, pieces: AsyncIterator[Piece], *, begin: int = 0) -> bool:
         """See the port."""
         volume = rules.check_volume(delta.manifest.volume)
-        intake = await to_the_end(self._plain(lambda: self._begin(delta, begin), volume))
+        ended = self._ended[volume]
+        intake = await to_the_end(self._plain(lambda: self._begin(delta, begin, ended), volume))
         if intake is None:
             return False
         keep = committed = False
@@ -240,7 +246,7 @@ class BtrfsVolumes:
                     await writing.add(functools.partial(write, intake.taken()))
             await writing.done()
             await flushing.done()
-            await to_the_end(self._plain(lambda: self._commit(intake), volume))
+            await to_the_end(self._plain(lambda: self._commit(intake, ended), volume))
             committed = True
         except PermanentError:
             raise
@@ -251,6 +257,7 @@ class BtrfsVolumes:
             if not committed:
                 await to_the_end(writing.ended())
                 await to_the_end(flushing.ended())
+                keep = keep and self._ended[volume] == ended
                 await to_the_end(self._plain(lambda: self._let_go(intake, keep=keep), volume))
         return True
 
@@ -352,10 +359,11 @@ class BtrfsVolumes:
         damaged = tuple(f"Volume {name} cannot be opened: {why}" for name, why in sorted(self._damaged.items()))
         return health.status(self._folder, damaged)
 
-    def _begin(self, delta: Delta, begin: int) -> Intake | None:
+    def _begin(self, delta: Delta, begin: int, ended: int) -> Intake | None:
         """A place for the delta's journal, or (`begin`) the one that was kept; None when the snapshot is here already."""
         said, status = delta.manifest, self._status()
         with self._lock(said.volume):
+            self._check_not_ended(said.volume, ended)
             held = self._known.get(said.volume)
             if held is not None:
                 held.settle()
@@ -402,15 +410,21 @@ class BtrfsVolumes:
             raise ConflictError(self._damaged[delta.manifest.volume], reason="Damaged")
         return held.check_delta(delta, largest_bytes) if held is not None else rules.check_delta(delta, None, 0, largest_bytes)
 
-    def _commit(self, intake: Intake) -> None:
+    def _check_not_ended(self, volume: str, ended: int) -> None:
+        """Whether nothing of it was deleted since: what comes for one that is gone would bring it back, unknown to all."""
+        if self._ended[volume] != ended:
+            raise ConflictError(f"Volume {volume} was deleted here while a delta of it came.", reason="Destroyed")
+
+    def _commit(self, intake: Intake, ended: int) -> None:
         """Acknowledge it: what is in doubt until here is decided under the volume's lock."""
-        self._take(intake)
+        self._take(intake, ended)
         intake.discard()
 
-    def _take(self, intake: Intake) -> None:
+    def _take(self, intake: Intake, ended: int) -> None:
         delta = intake.delta
         intake.finish()
         with self._lock(delta.manifest.volume):
+            self._check_not_ended(delta.manifest.volume, ended)
             held = self._known.get(delta.manifest.volume)
             if held is not None:
                 held.settle()

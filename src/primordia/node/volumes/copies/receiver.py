@@ -184,6 +184,7 @@ class Receiver:
             self._noted.pop(uid, None)  # nothing of it may be here, not even the words
         if aside:
             await self._put_aside(uid, header.delta)
+        self._wanted_here(uid)  # still: what has been deleted here meanwhile must not come back
         await self._pool.accept(header.delta, incoming.pieces(), begin=header.begin)
         self._take(volume, said)
         self._check_kept(uid, begun)
@@ -382,6 +383,7 @@ class Receiver:
         if said.number > seed.number or header.delta.base:
             raise InvalidError("delta", f"node {source} sent snapshot {said.number} and not {seed.number}")
         self._check_said(volume, said)
+        self._wanted_here(said.volume)  # still, as above
         with heap.kept():
             await self._pool.accept(header.delta, incoming.pieces(), begin=begin)
         self._take(volume, said)
