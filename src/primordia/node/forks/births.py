@@ -82,7 +82,6 @@ class Births:
             async with self._gate:
                 live = self._enter(fork, birth)
                 confirmed = await self._confirm_and_write(fork, birth, live)
-                await self._executor.machines.bind(live)  # before the record says "running", or no later daemon would
                 self._confirmed(birth, live, confirmed, begin_s)
         except BaseException:
             await to_the_end(self._undo(fork, birth, live))
@@ -138,7 +137,7 @@ class Births:
         told = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
-                confirming = group.create_task(self._confirm(fork, birth, told), name="confirm")
+                confirming = group.create_task(self._confirmed_and_bound(fork, birth, live, told), name="confirm")
                 writing = group.create_task(self._write(birth, live, told), name="write")
         except BaseExceptionGroup as failures:
             raise _first(failures) from failures
@@ -168,6 +167,12 @@ class Births:
                 reason="NodeLeaseLost",
             )
         return (Compare(life.key, "create", life.create_revision),)
+
+    async def _confirmed_and_bound(self, fork: Fork, birth: Birth, live: Live, told: asyncio.Event) -> tuple[str, ...]:
+        """Bound to its CPU time before its record says "running": no later daemon would do it."""
+        said = await self._confirm(fork, birth, told)
+        await self._executor.machines.bind(live)
+        return said
 
     async def _confirm(self, fork: Fork, birth: Birth, told: asyncio.Event) -> tuple[str, ...]:
         services = self._services
