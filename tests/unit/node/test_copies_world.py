@@ -71,6 +71,40 @@ async def test_each_copy_gets_what_is_cut_and_skips_what_it_missed(world: CopyWo
             await world.clock.sleep(0.05)
 
 
+async def test_what_is_told_of_a_copy_stays_until_it_is_heard_of_again(
+    world: CopyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owned = await world.volume(replicas=("n2", "n3"))
+    await world.nodes["n1"].cutter.cut(owned, always=True)
+
+    async def in_sync(number: int) -> None:
+        async with asyncio.timeout(30):
+            while {(each.state, each.number) for each in (await world.seen()).status.copies} != {("InSync", number)}:
+                await world.clock.sleep(0.05)
+
+    await in_sync(1)
+    holder, asked, may_say = world.nodes["n2"].copies.holder, asyncio.Event(), asyncio.Event()
+    says = holder.holding
+
+    async def late(*who: str, **how: float) -> Holding:
+        asked.set()
+        await may_say.wait()
+        return await says(*who, **how)
+
+    monkeypatch.setattr(holder, "holding", late)
+    replicator = world.nodes["n1"].copies.replicator
+    replicator._leave(owned.uid, replicator._copies[owned.uid])
+    replicator._on_volume(owned.uid)  # as a daemon that has just begun
+    async with asyncio.timeout(30):
+        await asked.wait()
+    before = (await world.seen()).metadata.resource_version
+    await world.clock.sleep(1.5)
+    assert (await world.seen()).metadata.resource_version == before
+    may_say.set()
+    await world.nodes["n1"].cutter.cut(owned, always=True)
+    await in_sync(2)
+
+
 async def test_a_delta_goes_on_where_the_link_was_cut(world: CopyWorld) -> None:
     owned = await world.volume(replicas=("n2",), size=16 * SIZE)
     noise = random.Random(2).randbytes(7 * SIZE)

@@ -1,7 +1,8 @@
 """The copies of the volumes that this node writes: a sender for each, what retention must leave them, and their status.
 
 Invariant: a copy counts as holding a snapshot only when the node itself has said so, of that very content, in this process.
-Statuses are written when something of interest changes, and now and then where a copy is behind; never for each snapshot.
+Statuses are written when something of interest changes, and now and then where a copy is behind; never for each snapshot, and
+not before each copy has been heard of: a daemon that has just begun knows nothing of copies that may be well.
 """
 
 from __future__ import annotations
@@ -34,13 +35,16 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
 _TELL_BEHIND_S = 10.0
+_HEARD_WITHIN_S = 10.0
+"""A copy that was asked for the first time answers, or is known not to, sooner than that."""
 
 
 @dataclass
 class _Copies:
-    """One volume's. `told` is what its status was last told, at `told_s`."""
+    """One volume's, since `begun_s`. `told` is what its status was last told, at `told_s`."""
 
     owned: OwnedVolume
+    begun_s: float
     senders: dict[str, CopySender] = field(default_factory=dict)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     told: tuple[VolumeCopy, ...] | None = None
@@ -163,7 +167,7 @@ class Replicator:
         if owned is None or not owned.here or not self._running:
             return
         if copies is None:
-            copies = self._copies[uid] = _Copies(owned)
+            copies = self._copies[uid] = _Copies(owned, self._clock.boottime())
             owned.on_cut.append(lambda _: self._on_cut(uid))
         wanted = {node for node in owned.volume.status.replicas if node != self._directory.node}
         if owned.volume.metadata.deletion_timestamp is not None:
@@ -237,6 +241,9 @@ class Replicator:
         for uid, copies in list(self._copies.items()):
             behind = any(each.state != "InSync" for each in copies.told or ())
             if uid not in self._changed and not behind:
+                continue
+            if now_s - copies.begun_s < _HEARD_WITHIN_S and not all(each.is_heard for each in copies.senders.values()):
+                self._changed.add(uid)  # what was told of its copies, by an earlier daemon perhaps, stays until more is known
                 continue
             self._changed.discard(uid)
             try:

@@ -86,6 +86,11 @@ class CopySender:
         self._seed_number = self._heard = 0
         self._anew = False
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether it has answered, or it is known why it does not."""
+        return self.answered > 0 or bool(self.failure)
+
     def wake(self, *, urgent: bool = False, ask: bool = False) -> None:
         """There is more to send. `urgent`: somebody waits for it. `ask`: what it holds may not be what we believe."""
         if ask:
