@@ -169,7 +169,7 @@ class Births:
         return (Compare(life.key, "create", life.create_revision),)
 
     async def _confirmed_and_bound(self, fork: Fork, birth: Birth, live: Live, told: asyncio.Event) -> tuple[str, ...]:
-        """Bound to its CPU time before its record says "running": no later daemon would do it."""
+        """Until it has confirmed it may take a whole processor; then it is bound to the CPU time of its spec."""
         said = await self._confirm(fork, birth, told)
         await self._executor.machines.bind(live)
         return said
