@@ -9,19 +9,33 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from primordia.kit.errors import PrimordiaError
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """The result of work that must not be cut off, as clearing up: who is cancelled meanwhile goes when it has ended."""
+    """The result of work that must not be cut off, as clearing up: who is cancelled meanwhile goes when it has ended.
+
+    Nobody hears then how it ended. An error that we foresaw is told in the log's details, any other with its trace.
+    """
     task = asyncio.get_running_loop().create_task(work)
     try:
         return await asyncio.shield(task)
     finally:
         if not task.done():
+            task.add_done_callback(_unheard)
             await asyncio.wait({task})
+
+
+def _unheard(task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, PrimordiaError):
+        log.debug("who waited for it was cut off: %s", error)
+    elif error is not None:
+        log.error("who waited for it was cut off", exc_info=error)
 
 
 async def ended(*tasks: asyncio.Task[Any], again_s: float = 1.0) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
+import logging
 
 import pytest
 
-from primordia.kit.tasks import InTurn, ended
+from primordia.kit.errors import TemporaryError
+from primordia.kit.tasks import InTurn, ended, to_the_end
 
 
 async def test_a_lost_cancellation_is_said_again() -> None:
@@ -108,3 +111,31 @@ async def test_who_leaves_cuts_no_work_off() -> None:
     gate.set()
     await turns.ended()
     assert done.is_set()
+
+
+@pytest.mark.parametrize(("error", "levels"), [(TemporaryError("later"), []), (ValueError("no"), ["ERROR"]), (None, [])])
+async def test_how_work_ends_whose_waiter_was_cut_off_is_told_as_it_deserves(
+    error: Exception | None, levels: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    unretrieved: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unretrieved.append(context))
+    goes_on = asyncio.Event()
+
+    async def work() -> None:
+        await goes_on.wait()
+        if error is not None:
+            raise error
+
+    waiting = asyncio.create_task(to_the_end(work()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    assert not waiting.done(), "it waits for the end of what must not be cut off"
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    del waiting
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not unretrieved
+    assert [record.levelname for record in caplog.records if record.levelno > logging.DEBUG] == levels
