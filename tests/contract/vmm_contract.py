@@ -159,12 +159,12 @@ class VmmContract:
         line = await until_up(first)
         await line.say("panic")
         first.release()
-        line.writer.close()
 
         async with asyncio.timeout(DEADLINE_S):
             second = await world.vmm().adopt(spec.uid, spec.run_dir, spec.cgroup)
             assert second is not None
             end = await second.wait()
+        line.writer.close()  # not sooner: what nobody has read yet is lost with the connection
         assert end.cause == "crashed"
         assert "sysrq triggered crash" in end.detail
         assert world.left(spec) == []
