@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from primordia.supervisor import control
-
-
-class HalfDown:
-    """A supervisor as far as `down` goes, in a thread: it says when its second half has begun."""
-
-    def __init__(self, place: Path) -> None:
-        self.second_half = threading.Event()
-        self.request: dict[str, object] = {}
-        self._server = control.listen(place)
-        self._server.setblocking(True)
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        connection, _ = self._server.accept()
-        self.request = control.receive(connection)
-        control.held(connection, timeout_s=60)
-        self.second_half.set()
-        control.answer(connection, {"ok": True})
-
-    def close(self) -> None:
-        self._thread.join(60)
-        self._server.close()
+from primordia.testing.down import HalfDown
 
 
 @pytest.fixture
