@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from primordia.host.checks import Check
-from primordia.host.soup import SoupFile, read_soup
+from primordia.host.soup import SoupFile, read_soup, soups_here
 from primordia.kit import pki
 from primordia.kit.errors import PrimordiaError
 from primordia.kit.paths import SoupPaths
@@ -20,9 +20,9 @@ _JOIN_ANEW = "Drain the node, `primordia leave --soup {soup}`, and join again wi
 def look() -> tuple[Check, ...]:
     """One check for each soup whose certificates may be read: root's. Nothing for others."""
     found = []
-    for folder in sorted(path.parent for path in SoupPaths.of().state.parent.glob("*/soup.json")):
+    for name in soups_here():
+        paths = SoupPaths.of(name)
         try:
-            paths = SoupPaths.of(folder.name)
             soup = read_soup(paths)
             if soup is not None:
                 ends = {path: pki.expires(path.read_bytes()) for path in _certificates(soup, paths)}

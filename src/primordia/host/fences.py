@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from primordia.host.soup import read_soup
+from primordia.host.soup import read_soup, soups_here
 from primordia.kit.errors import PrimordiaError
 from primordia.kit.paths import SoupPaths
 from primordia.supervisor import control
@@ -47,5 +47,4 @@ def look(soup: str) -> tuple[FenceWord, ...]:
 
 def all_frozen() -> tuple[FenceWord, ...]:
     """The nodes of all of this machine's soups whose microVMs stand."""
-    soups = sorted(path.parent.name for path in SoupPaths.of().state.parent.glob("*/soup.json"))
-    return tuple(word for soup in soups for word in look(soup) if word.frozen)
+    return tuple(word for soup in soups_here() for word in look(soup) if word.frozen)

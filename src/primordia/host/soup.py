@@ -14,7 +14,7 @@ import msgspec
 from primordia.domain.addresses import node_share
 from primordia.kit.errors import CapacityError, PermanentError
 from primordia.kit.files import write_atomic
-from primordia.kit.paths import SoupPaths
+from primordia.kit.paths import SoupPaths, is_soup_name
 from primordia.supervisor.engine import client_url, initial_cluster, peer_url
 from primordia.wire.nodeconfig import Engine, NodeConfig, Tools
 
@@ -171,6 +171,12 @@ def read_config(path: Path) -> NodeConfig:
 def write_config(path: Path, config: NodeConfig) -> None:
     """Write a node's settings, durably."""
     write_atomic(path, msgspec.json.format(msgspec.json.encode(config)))
+
+
+def soups_here() -> tuple[str, ...]:
+    """The names of the soups whose identity is on this machine, whether they are up or not."""
+    found = SoupPaths.of().state.parent.glob("*/soup.json")
+    return tuple(sorted(path.parent.name for path in found if is_soup_name(path.parent.name)))
 
 
 def free_slot(state_root: Path) -> int:

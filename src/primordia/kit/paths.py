@@ -16,6 +16,11 @@ from primordia.kit.errors import InvalidError
 _SOUP = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
+def is_soup_name(text: str) -> bool:
+    """Up to 40 of a-z, 0-9 and -, with a letter or digit at both ends."""
+    return _SOUP.fullmatch(text) is not None
+
+
 def cache_dir() -> Path:
     """Downloads, unpacked programs, images: PRIMORDIA_CACHE, else /var/cache/primordia."""
     return Path(os.environ.get("PRIMORDIA_CACHE", "/var/cache/primordia"))
@@ -35,7 +40,7 @@ class SoupPaths:
         InvalidError: no name for a soup. It becomes part of names of folders, cgroups and network namespaces, and nothing that
         carries it may lie, or be deleted, anywhere else.
         """
-        if not _SOUP.fullmatch(soup):
+        if not is_soup_name(soup):
             raise InvalidError(
                 "--soup",
                 f"{soup[:80]!r} is no name for a soup: at most 40 of a-z, 0-9 and -, with a letter or digit at both ends.",
