@@ -257,8 +257,7 @@ class BtrfsVolumes:
             if not committed:
                 await to_the_end(writing.ended())
                 await to_the_end(flushing.ended())
-                keep = keep and self._ended[volume] == ended
-                await to_the_end(self._plain(lambda: self._let_go(intake, keep=keep), volume))
+                await to_the_end(self._plain(lambda: self._let_go(intake, ended, keep=keep), volume))
         return True
 
     async def partial(self, volume: str) -> Partial | None:
@@ -396,11 +395,18 @@ class BtrfsVolumes:
         if self._partials.pop(volume, None) is not None:
             self._partial_place(volume).unlink(missing_ok=True)
 
-    def _let_go(self, intake: Intake, *, keep: bool) -> None:
-        """End an intake; what was cut off is kept, unless another one was meanwhile, or all of it has just been taken over."""
+    def _let_go(self, intake: Intake, ended: int, *, keep: bool) -> None:
+        """End an intake; what was cut off is kept, unless another one was meanwhile, all of it has just been taken over, or the
+        volume was deleted."""
         volume = intake.delta.manifest.volume
         with self._lock(volume):
-            if keep and intake.is_of_use and volume not in self._partials and intake.journal.exists():
+            if (
+                keep
+                and self._ended[volume] == ended
+                and intake.is_of_use
+                and volume not in self._partials
+                and intake.journal.exists()
+            ):
                 intake.keep(self._partial_place(volume))
                 self._partials[volume] = Partial(intake.delta, intake.bytes_done)
         intake.discard()
