@@ -77,8 +77,9 @@ if {code}:
 """
     argv = [sys.executable, "-I", "-S", "-c", program]
     pid = await launch(argv, env={}, stderr=str(folder / rundir.STDERR), inherit=())
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    assert words[0] == (b"sleep" if code == 0 else os.fsencode(sys.executable))
+    while not (line := Path(f"/proc/{pid}/cmdline").read_bytes()):  # noqa: ASYNC110 (a moment into its exec it has none)
+        await asyncio.sleep(0.01)
+    assert line.split(b"\0")[0] == (b"sleep" if code == 0 else os.fsencode(sys.executable))
     os.kill(pid, signal.SIGKILL)
     os.close(stderr)
 
