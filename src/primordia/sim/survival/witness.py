@@ -73,6 +73,7 @@ class SimWitness(Checker):
         self._accepted_epoch: dict[tuple[str, str], int] = defaultdict(int)
         self._began: dict[str, list[tuple[int, Content]]] = defaultdict(list)
         self._left: dict[tuple[str, int], dict[str, Left]] = {}
+        self._given_up: dict[str, int] = {}
         self._lifeforms: dict[str, Lifeform] = {}
         self._volumes: dict[str, Volume] = {}
         self._revision = 0
@@ -163,6 +164,8 @@ class SimWitness(Checker):
         machine.settle()
         names = {f"{lifeform.metadata.name}.{each.name}" for each in lifeform.spec.contexts}
         uids = [volume.metadata.uid for volume in self._volumes.values() if volume.metadata.name in names]
+        if uid in self.loss_allowed:  # the lifeform may be deleted before it starts, and another adopt its volume
+            self._given_up.update(dict.fromkeys(uids, recovered.epoch))
         held = {each: machine.shelf.volumes[each] for each in uids if each in machine.shelf.volumes}
         stood = tuple(machine.stood)
         self._left[uid, recovered.epoch] = {
@@ -209,7 +212,8 @@ class SimWitness(Checker):
             return
         survivors = sorted({node for each in lost for node in self._survivors(vm.volume_uid, each)})
         words = f"{vm.name} starts on {machine.name} in epoch {vm.epoch} without sync {lost[-1].number}"
-        if vm.lifeform_uid in self.loss_allowed:
+        given_up = all(each.content.epoch < self._given_up.get(vm.volume_uid, 0) for each in lost)
+        if vm.lifeform_uid in self.loss_allowed or given_up:
             self.losses += 1
             self._promises[vm.volume_uid] = [each for each in self._promises[vm.volume_uid] if head.has(each.content)]
         elif survivors:
