@@ -101,7 +101,7 @@ async def survives_daemons(node: RealNode) -> None:
     after = (await node.ready("shop.web")).status
     assert (after.pid, after.started_at, after.restarts) == (before.pid, before.started_at, 0)
     assert await node.log("shop.web") == ["begun"]
-    assert await node.world.host.reach(HOST_ADDRESS, 18080, timeout_s=10) == "open"
+    await node.until(lambda: _is_published(node), "the port is published again")
 
 
 async def _answers(node: RealNode) -> bool:
@@ -109,6 +109,10 @@ async def _answers(node: RealNode) -> bool:
         return (await node.run("shop.web", "/bin/true"))[0] == 0
     except PrimordiaError:
         return False
+
+
+async def _is_published(node: RealNode) -> bool:
+    return await node.world.host.reach(HOST_ADDRESS, 18080, timeout_s=10) == "open"
 
 
 async def survives_its_vmms_death(node: RealNode) -> None:

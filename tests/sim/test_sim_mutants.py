@@ -262,6 +262,7 @@ _FIRST = {
     orphans_stay: 1,
     cordons_are_ignored: 1,
     nobody_wakes_who_waits: 5,
+    lost_answers_are_refusals: 11,
 }
 
 
