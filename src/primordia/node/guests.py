@@ -18,6 +18,7 @@ from primordia.node.live import Live
 from primordia.node.probes import Target
 from primordia.node.services import Services
 from primordia.ports.guest import Guest, GuestGoneError, MainState
+from primordia.ports.vmm import Machine
 from primordia.wire.data import SyncResult
 from primordia.wire.resources import Probe
 
@@ -35,16 +36,15 @@ class GuestLinks:
 
         Raises TimeoutError at the deadline (None: no deadline), and ends with PrimordiaError when the microVM dies.
         """
-        machine = live.machine
         settings, clock = self._services.settings, self._services.clock
         end_s = None if deadline_s is None else clock.boottime() + deadline_s
         delay_s = settings.reconnect_first_s
-        while machine is not None and not live.died.is_set():
+        while (machine := live.machine) is not None and not live.died.is_set():
             left_s = settings.greeting_s if end_s is None else min(settings.greeting_s, end_s - clock.boottime())
             if left_s <= 0:
                 break
             try:
-                guest = await within(clock, left_s, self._connect_or_die(live))
+                guest = await within(clock, left_s, self._connect_or_die(live, machine))
             except (PrimordiaError, TimeoutError, OSError) as error:
                 log.debug("%s: no link to the guest yet: %s", live.title, error)
                 await clock.sleep(delay_s)
@@ -78,10 +78,9 @@ class GuestLinks:
 
     # ------------------------------------------------------------ inside
 
-    async def _connect_or_die(self, live: Live) -> Guest:
+    async def _connect_or_die(self, live: Live, machine: Machine) -> Guest:
         """Connect and keep the link in `live` at once; a microVM that dies meanwhile ends the wait."""
-        assert live.machine is not None
-        attempt = asyncio.ensure_future(self._services.connect(live.machine))
+        attempt = asyncio.ensure_future(self._services.connect(machine))
         death = asyncio.ensure_future(live.died.wait())
         try:
             await asyncio.wait({attempt, death}, return_when=asyncio.FIRST_COMPLETED)
