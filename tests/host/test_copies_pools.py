@@ -109,7 +109,6 @@ async def test_a_full_holder_says_so_and_heals_by_itself(world: CopyWorld, pools
     assert await holder.volumes.verify(owned.uid, first) == ()
     assert await content(holder.volumes, owned.uid, first) == before
     filler.unlink()
-    await asyncio.to_thread(os.sync)  # btrfs gives the room back with its next commit, which is up to 30 s away
     number = (await node.copies.syncs.sync(owned, 120.0)).number
     await world.holds("n2", owned.uid, number)
     assert await content(holder.volumes, owned.uid, number) == disk.read_bytes()

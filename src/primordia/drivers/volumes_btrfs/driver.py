@@ -19,7 +19,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -187,6 +187,7 @@ class BtrfsVolumes:
 
         def act(held: Volume) -> Manifest:
             if not self._status().room_bytes:
+                self._commit_pool()
                 raise _no_room(volume, 0)
             return held.cut(epoch, checkpoint, always=always, now_s=self._now())
 
@@ -358,6 +359,11 @@ class BtrfsVolumes:
         damaged = tuple(f"Volume {name} cannot be opened: {why}" for name, why in sorted(self._damaged.items()))
         return health.status(self._folder, damaged)
 
+    def _commit_pool(self) -> None:
+        """What was deleted gives its room back with the next transaction, up to 30 s away: have it for whoever asks again."""
+        with suppress(OSError):
+            ioctl.commit(self._folder)
+
     def _begin(self, delta: Delta, begin: int, ended: int) -> Intake | None:
         """A place for the delta's journal, or (`begin`) the one that was kept; None when the snapshot is here already."""
         said, status = delta.manifest, self._status()
@@ -369,6 +375,7 @@ class BtrfsVolumes:
             if not self._fits(held, delta, status.total_bytes):
                 return None
             if spans.total(delta.ranges) * 2 > status.room_bytes:  # in the journal, then in the snapshot
+                self._commit_pool()
                 raise _no_room(said.volume, spans.total(delta.ranges))
             base = held.newest if held is not None else None
             base_disk = held.at.disk(base.number) if held is not None and base is not None else None

@@ -38,6 +38,7 @@ def _number(direction: int, number: int, size: int) -> int:
     return direction << 30 | size << 16 | _MAGIC << 8 | number
 
 
+_SYNC = _number(0, 8, 0)
 _SNAP_DESTROY = _number(_WRITE, 15, _ARGS.size)
 _TREE_SEARCH_V2 = _number(_READ | _WRITE, 17, _SEARCH.size)
 _SNAP_CREATE_V2 = _number(_WRITE, 23, _ARGS_V2.size)
@@ -73,6 +74,12 @@ def destroy_subvolume(path: Path) -> None:
     """Delete a subvolume with all it holds; its room comes back in the background. OSError."""
     with _opened(path.parent) as parent:
         fcntl.ioctl(parent, _SNAP_DESTROY, bytearray(_ARGS.pack(0, os.fsencode(path.name))))
+
+
+def commit(path: Path) -> None:
+    """End the file system's transaction now, and have what was deleted give its room back soon after. OSError."""
+    with _opened(path) as folder:
+        fcntl.ioctl(folder, _SYNC)
 
 
 def set_readonly(path: Path, readonly: bool) -> None:
