@@ -187,8 +187,7 @@ class BtrfsVolumes:
 
         def act(held: Volume) -> Manifest:
             if not self._status().room_bytes:
-                self._commit_pool()
-                raise _no_room(volume, 0)
+                raise self._full(volume, 0)
             return held.cut(epoch, checkpoint, always=always, now_s=self._now())
 
         return await self._on(volume, act)
@@ -359,10 +358,12 @@ class BtrfsVolumes:
         damaged = tuple(f"Volume {name} cannot be opened: {why}" for name, why in sorted(self._damaged.items()))
         return health.status(self._folder, damaged)
 
-    def _commit_pool(self) -> None:
-        """What was deleted gives its room back with the next transaction, up to 30 s away: have it for whoever asks again."""
+    def _full(self, volume: str, size_bytes: int) -> CapacityError:
+        """What to raise. What was deleted gives its room back with the next transaction, up to 30 s away: it is made now, for
+        whoever asks again."""
         with suppress(OSError):
             ioctl.commit(self._folder)
+        return _no_room(volume, size_bytes)
 
     def _begin(self, delta: Delta, begin: int, ended: int) -> Intake | None:
         """A place for the delta's journal, or (`begin`) the one that was kept; None when the snapshot is here already."""
@@ -375,8 +376,7 @@ class BtrfsVolumes:
             if not self._fits(held, delta, status.total_bytes):
                 return None
             if spans.total(delta.ranges) * 2 > status.room_bytes:  # in the journal, then in the snapshot
-                self._commit_pool()
-                raise _no_room(said.volume, spans.total(delta.ranges))
+                raise self._full(said.volume, spans.total(delta.ranges))
             base = held.newest if held is not None else None
             base_disk = held.at.disk(base.number) if held is not None and base is not None else None
             table = held.table(base.number) if held is not None and base is not None else bytearray()
@@ -469,7 +469,7 @@ class BtrfsVolumes:
         rules.check_volume(name)
         status = self._status()
         if size_bytes > status.total_bytes - status.reserve_bytes or not status.room_bytes:
-            raise _no_room(name, size_bytes)
+            raise self._full(name, size_bytes)
         with self._guard:
             known = self._known.get(name)
             if name in self._damaged or (known is not None and not known.is_bare):
