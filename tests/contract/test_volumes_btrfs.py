@@ -17,7 +17,7 @@ from primordia.domain.ranges import total
 from primordia.drivers.volumes_btrfs import disk, ioctl
 from primordia.drivers.volumes_btrfs.driver import BtrfsVolumes
 from primordia.drivers.volumes_btrfs.journal import JournalWriter
-from primordia.kit.errors import NotFoundError, TemporaryError
+from primordia.kit.errors import ConflictError, NotFoundError, TemporaryError
 from primordia.ports.volumes import Partial, Piece
 from primordia.testing.volumes import RealPool, carry, content, put, real_pool, stream
 
@@ -97,6 +97,38 @@ class TestBtrfsVolumes(VolumesContract):
         assert await other.accept(delta, stream(left), begin=done)
         await other.settle("a")
         assert await content(other, "a", 1) == (await volumes.disk("a")).read_bytes()
+
+    async def test_what_is_refused_at_its_end_is_not_kept_where_nobody_waits(
+        self, volumes: BtrfsVolumes, other: BtrfsVolumes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its writer is closed by then."""
+        await volumes.create("a", SIZE)
+        await put(await volumes.disk("a"), 0, b"1")
+        await volumes.cut("a", epoch=1)
+        delta = await volumes.changes("a", 1)
+        finishing, may_go_on = asyncio.Event(), threading.Event()
+        loop, finish, check = asyncio.get_running_loop(), JournalWriter.finish, other._check_not_ended
+
+        def waits(writer: JournalWriter) -> None:
+            loop.call_soon_threadsafe(finishing.set)
+            assert may_go_on.wait(60)
+            finish(writer)
+
+        def refuses(volume: str, ended: int) -> None:
+            if may_go_on.is_set():
+                raise ConflictError("It is of another epoch by now.")
+            check(volume, ended)
+
+        monkeypatch.setattr(JournalWriter, "finish", waits)
+        monkeypatch.setattr(other, "_check_not_ended", refuses)
+        work = asyncio.ensure_future(other.accept(delta, stream(await volumes.read("a", 1, delta.ranges))))
+        await finishing.wait()
+        work.cancel()
+        may_go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert await other.partial("a") is None
+        assert await other.find("a") is None
 
     async def test_a_snapshot_that_is_deleted_while_it_is_verified_is_not_there(
         self, volumes: BtrfsVolumes, monkeypatch: pytest.MonkeyPatch

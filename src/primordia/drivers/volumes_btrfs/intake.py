@@ -85,6 +85,7 @@ class Intake:
         said = self.delta.manifest
         if chunk_hash.root_of(said.size_bytes, self._overlay.table) != said.root:
             raise InvalidError("root", f"snapshot {said.number} of {said.volume} does not have the content it names")
+        self._whole = False  # with its end on it, it is taken over now or goes: another could not go on with it
         self._writer.finish()
 
     @property
