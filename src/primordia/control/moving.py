@@ -131,14 +131,20 @@ class Mover:
         return dataclasses.replace(
             view,
             wish=wish == moving.wish,
-            lacks=self._scheduler.lacks_elsewhere(lifeform, needs_of(lifeform, mine)[0], move.to)
-            or (refused(lifeform, mine) if move.phase == "Seeding" else ""),
+            lacks=self._lacks(lifeform, mine, move.to) or (refused(lifeform, mine) if move.phase == "Seeding" else ""),
             # Who stands still already waits for no preparations: they are there to keep the standing short.
             unseeded=unseeded(volumes, move.to) or (runs and unexpected(lifeform, mine, self._nodes.get(move.to))),
             running=runs or self._silence(move.source, mine),
             unhanded=unhanded(volumes, moving),
             overdue=self._overdue(lifeform, moving),
         )
+
+    def _lacks(self, lifeform: Lifeform, mine: Mapping[str, Context], target: str) -> str:
+        """Why the target will not do: it has not got what the manifest asks for, or that cannot be read."""
+        try:
+            return self._scheduler.lacks_elsewhere(lifeform, needs_of(lifeform, mine)[0], target)
+        except ValueError as error:
+            return _unreadable(error)
 
     def _silence(self, source: str, mine: Mapping[str, Context]) -> str:
         """Why nothing is known of what runs at a silent source."""
@@ -163,7 +169,10 @@ class Mover:
         if to is None:
             words = f"{wish[:80]!r} is no node/NAME, rack/NAME, segment/NAME or elsewhere"
             return await self._give_up(lifeform, words, volumes)
-        demand = needs_of(lifeform, mine_of(lifeform, contexts))[0]
+        try:
+            demand = needs_of(lifeform, mine_of(lifeform, contexts))[0]
+        except ValueError as error:
+            return await self._give_up(lifeform, _unreadable(error), volumes)
         placement = self._scheduler.choose_elsewhere(lifeform, demand, to, _room(volumes), holders(volumes))
         if not placement.node:
             return await self._give_up(lifeform, placement.message.rstrip("."), volumes)
@@ -351,6 +360,10 @@ def refused(lifeform: Lifeform, contexts: Mapping[str, Context]) -> str:
     if scheduled is None or scheduled.status != "False" or not lifeform.status.node:
         return ""
     return f"what its manifest asks for has to wait first: {scheduled.message.rstrip('.')}"
+
+
+def _unreadable(error: ValueError) -> str:
+    return f"its manifest cannot be read: {error}"
 
 
 def has_stopped(context: Context) -> bool:

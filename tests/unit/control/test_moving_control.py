@@ -492,3 +492,39 @@ def test_whose_manifest_has_to_wait_is_not_moved_and_a_wish_is_no_way_around_a_s
         assert (await the_lifeform(world)).status.node == before.status.node
 
     play(story, nodes=RACKS)
+
+
+def unreadable(lifeform: Lifeform) -> Lifeform:
+    """With a quantity that is none, as nothing that is checked lets in any more."""
+    contexts = make_lifeform("shop", memory="lots").spec.contexts
+    spec = msgspec.structs.replace(lifeform.spec, contexts=contexts, operating_mode="Running")
+    return msgspec.structs.replace(lifeform, spec=spec)
+
+
+def test_whose_manifest_cannot_be_read_is_not_moved_and_says_why() -> None:
+    async def story(world: ControlWorld) -> None:
+        await world.sure.create(make_lifeform("shop", operating_mode="Suspended"))
+        await world.until(phase_is(world, "shop", "Suspended"))
+        await world.sure.mutate(Lifeform, "shop", "default", unreadable)
+        await wish(world, "elsewhere")
+        await world.until(moving_is(world, "GivenUp"))
+        moving = (await the_lifeform(world)).status.moving
+        assert moving is not None and "cannot be read: 'lots'" in moving.message
+
+    play(story, nodes=RACKS)
+
+
+def test_whose_manifest_becomes_unreadable_on_the_way_stays() -> None:
+    async def story(world: ControlWorld) -> None:
+        before = await running_shop(world, data="1Gi")
+        _, bare = await others(world)
+        world.disks.stuck.add(bare)
+        await wish(world, f"node/{bare}")
+        await world.until(moving_is(world, "Seeding"))
+        await world.sure.mutate(Lifeform, "shop", "default", unreadable)
+        await world.until(moving_is(world, "GivenUp"))
+        lifeform = await the_lifeform(world)
+        assert lifeform.status.moving is not None and "'lots'" in lifeform.status.moving.message
+        assert lifeform.status.node == before.status.node
+
+    play(story, nodes=RACKS)
