@@ -63,7 +63,7 @@ class Load:
         async with self.soup.client() as client:
             while True:
                 try:
-                    async with asyncio.timeout(2):
+                    async with asyncio.timeout(BACK_WITHIN_S):  # sooner, and it would ask anew what is about to be answered
                         await self.write(client)
                     self.done_at.append(time.monotonic())
                 except (PrimordiaError, TimeoutError) as error:
