@@ -53,7 +53,10 @@ class Checker:
 
 
 class Capacity(Checker):
-    """Never more is promised of a node than it has. A node that shrinks evicts nobody, but takes nothing more."""
+    """Never more is promised of a node than it has. A node that shrinks evicts nobody, but takes nothing more.
+
+    What a context of a lifeform gave back there may be another's of the same lifeform: that is not more.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,6 +65,7 @@ class Capacity(Checker):
         self._sizes: dict[str, Sum] = {}
         self._ended: dict[str, ContextTemplate] = {}
         self._rooms: dict[str, list[tuple[float, Sum]]] = defaultdict(list)
+        self._had: dict[tuple[str, str], list[tuple[float, Sum]]] = defaultdict(list)
 
     def used(self, node: str) -> Sum:
         """All that is promised there."""
@@ -125,22 +129,14 @@ class Capacity(Checker):
         _, before = self._promises.pop(uid, ("", Sum()))
         if node:
             self._promises[uid] = (node, now)
+            self._had[uid, node].append((moment.time_s, now))
         if decided and now.exceeds(before) and (lifeform is None or _is_as_wanted(lifeform, contexts)):
-            most = self._most_room(node, moment.time_s)
+            most = _most(self._rooms.get(node, []), moment.time_s)
             over = self.used(node).exceeds(most)
-            if over:
+            is_too_small = self.used(node).minus(now).exceeds(most)
+            if over and not (is_too_small and not now.exceeds(_most(self._had[uid, node][:-1], moment.time_s))):
                 name = lifeform.metadata.name if lifeform is not None else uid
                 yield f"{node} is promised {over} when {name} gets {now} (had {before})."
-
-    def _most_room(self, node: str, now_s: float) -> Sum:
-        """The most it had of each in the time that counts."""
-        versions = self._rooms.get(node, [])
-        recent = [room for index, (_, room) in enumerate(versions) if _still_counts(versions, index, now_s)]
-        return Sum(
-            max((room.cpu for room in recent), default=0),
-            max((room.memory for room in recent), default=0),
-            max((room.contexts for room in recent), default=0),
-        )
 
 
 class Togetherness(Checker):
@@ -261,6 +257,16 @@ class Choices(Checker):
                 ):
                     return True
         return False
+
+
+def _most(versions: Sequence[tuple[float, Sum]], now_s: float) -> Sum:
+    """The most of each that there was in the time that counts."""
+    recent = [each for index, (_, each) in enumerate(versions) if _still_counts(versions, index, now_s)]
+    return Sum(
+        max((each.cpu for each in recent), default=0),
+        max((each.memory for each in recent), default=0),
+        max((each.contexts for each in recent), default=0),
+    )
 
 
 def is_ready(node: Node) -> bool:
