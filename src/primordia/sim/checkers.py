@@ -133,8 +133,8 @@ class Capacity(Checker):
         if decided and now.exceeds(before) and (lifeform is None or _is_as_wanted(lifeform, contexts)):
             most = _most(self._rooms.get(node, []), moment.time_s)
             over = self.used(node).exceeds(most)
-            is_too_small = self.used(node).minus(now).exceeds(most)
-            if over and not (is_too_small and not now.exceeds(_most(self._had[uid, node][:-1], moment.time_s))):
+            shrank = any(room.exceeds(most) for _, room in self._rooms[node])
+            if over and not (shrank and not now.exceeds(_most(self._had[uid, node][:-1], moment.time_s))):
                 name = lifeform.metadata.name if lifeform is not None else uid
                 yield f"{node} is promised {over} when {name} gets {now} (had {before})."
 
