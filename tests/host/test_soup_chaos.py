@@ -30,7 +30,7 @@ from primordia.wire.resources import Context, ContextTemplate, Lifeform, Lifefor
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="brings a soup up, which needs root")
 
 MICROVMS = 20
-KILLS = 16
+KILLS = 25
 PATIENCE_S = 240.0
 
 

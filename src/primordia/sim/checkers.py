@@ -127,16 +127,17 @@ class Capacity(Checker):
             self._at_placement.pop(uid, None)
         now = self._held(contexts) if contexts else self._at_placement.get(uid, Sum())
         _, before = self._promises.pop(uid, ("", Sum()))
+        had = self._had[uid, node]
         if node:
             self._promises[uid] = (node, now)
-            self._had[uid, node].append((moment.time_s, now))
         if decided and now.exceeds(before) and (lifeform is None or _is_as_wanted(lifeform, contexts)):
-            most = _most(self._rooms.get(node, []), moment.time_s)
+            most = _most(self._rooms[node], moment.time_s)
             over = self.used(node).exceeds(most)
             shrank = any(room.exceeds(most) for _, room in self._rooms[node])
-            if over and not (shrank and not now.exceeds(_most(self._had[uid, node][:-1], moment.time_s))):
+            if over and (not shrank or now.exceeds(_most(had, moment.time_s))):
                 name = lifeform.metadata.name if lifeform is not None else uid
                 yield f"{node} is promised {over} when {name} gets {now} (had {before})."
+        had.append((moment.time_s, now))
 
 
 class Togetherness(Checker):
